@@ -1,0 +1,130 @@
+"""The way of rows up the tiers: the one loop over tiers in this project.
+
+The walk does no I/O. It says which tier to run for which rows and takes the logits; calibration
+replays records through it, the Triton backend drives it with BLS, tests drive it with fakes:
+
+    walk = Walk(policy, point=point)
+    while (step := walk.next()) is not None:
+        walk.settle(step.tier, step.rows, run(step.tier, rows[step.rows]))
+
+Rows are independent: which rows share a walk, and in which order they are settled, changes no
+answer. Shapes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .gate import DECIDED, Ints
+from .policy import Policy
+from .scores import Floats, probabilities
+
+__all__ = ["Step", "Walk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Run this tier for these rows.
+
+    Attributes:
+        tier: Index of the tier.
+        rows: (n,) int64, ascending row numbers, n > 0.
+    """
+
+    tier: int
+    rows: npt.NDArray[np.int64]
+
+
+class Walk:
+    """N rows on their way, and the answers of those that arrived.
+
+    An answer is always the best so far: a row that has run a tier has one, decided or not.
+
+    Attributes:
+        tier: (N,) int64, tier each row waits for, or ``DECIDED``.
+        label: (N,) int32, answered class; -1 before the first tier ran.
+        confidence: (N,) float32, probability of the label; NaN before the first tier ran.
+        exit_tier: (N,) int32, tier that answered; -1 before the first tier ran.
+        scores: (N, C) float32, probabilities of all classes; NaN before the first tier ran.
+
+    Args:
+        policy: Decides.
+        point: (N,) int, index of each row's operating point.
+        min_tier: (N,) int or int, lowest tier that may answer.
+        max_tier: (N,) int or int, highest tier that may answer; at least ``min_tier``.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        point: Ints,
+        min_tier: Ints | int = 0,
+        max_tier: Ints | int | None = None,
+    ) -> None:
+        n, last = len(point), len(policy.tiers) - 1
+        self._policy = policy
+        self._point = np.asarray(point, dtype=np.int64)
+        self._max_tier = np.broadcast_to(last if max_tier is None else max_tier, (n,))
+        self._n_ran = np.zeros(n, dtype=np.float32)
+        self.tier = policy.gates.first(
+            self._point, np.broadcast_to(min_tier, (n,)), self._max_tier
+        )
+        self.label = np.full(n, -1, dtype=np.int32)
+        self.confidence = np.full(n, np.nan, dtype=np.float32)
+        self.exit_tier = np.full(n, -1, dtype=np.int32)
+        self.scores = np.full((n, policy.n_classes), np.nan, dtype=np.float32)
+
+    @property
+    def decided(self) -> npt.NDArray[np.bool_]:
+        """(N,) bool, rows that need no further tier."""
+        return np.asarray(self.tier == DECIDED)
+
+    def next(self) -> Step | None:
+        """Say the lowest tier that rows wait for, and which rows; None when all are decided."""
+        return next(self.steps(), None)
+
+    def steps(self) -> Iterator[Step]:
+        """Say every tier that rows wait for, lowest first. Steps may be settled in any order."""
+        waiting = self.tier[self.tier != DECIDED]
+        for tier in np.unique(waiting).tolist():
+            yield Step(tier, np.flatnonzero(self.tier == tier))
+
+    def settle(self, tier: int, rows: Ints, logits: Floats) -> None:
+        """Take a tier's logits: the rows it satisfies are decided, the rest wait further up.
+
+        Args:
+            tier: Index of the tier that ran.
+            rows: (n,) int, the rows it ran for; each waits for this tier.
+            logits: (n, C) float.
+        """
+        if logits.shape != (len(rows), self._policy.n_classes):
+            expected = (len(rows), self._policy.n_classes)
+            message = f"tier {tier}: expected logits {expected}, got {logits.shape}"
+            raise ValueError(message)
+        score = self._policy.tiers[tier].score
+        probs = probabilities(logits, self._policy.activation, score.temperature)
+        point, max_tier = self._point[rows], self._max_tier[rows]
+        values = score.of(logits, probs, self._policy.activation)
+        self._answer(tier, rows, probs)
+        self.tier[rows] = self._policy.gates.next(tier, values, point, max_tier)
+
+    def stop(self, rows: Ints) -> None:
+        """Decide rows by the best answer so far, whatever their gates say."""
+        self.tier[rows] = DECIDED
+
+    def _answer(self, tier: int, rows: Ints, probs: Floats) -> None:
+        if self._policy.answer == "mean":
+            n = self._n_ran[rows][:, None]
+            before = np.where(n > 0, self.scores[rows], np.float32(0))
+            probs = (before * n + probs) / (n + 1)
+            self._n_ran[rows] += 1
+        label = probs.argmax(axis=1)
+        self.scores[rows] = probs
+        self.label[rows] = label
+        self.confidence[rows] = probs[np.arange(len(rows)), label]
+        self.exit_tier[rows] = tier
