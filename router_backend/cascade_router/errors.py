@@ -8,10 +8,10 @@
     |- PolicyError         whoever deployed this policy with this repository
     |- RequestError        the caller
     |- TierError           the operator: an expert failed
-    |- BusyError           the operator: more rows wait than the queue may hold; the caller tries again
+    |- BusyError           the operator: a queue is full; the caller tries again later
     `- ServerError         the operator: the server cannot be started, reached, or is not ready
-       |- NotReady         it answers but does not serve yet
-       `- TimedOut         it did not answer in time
+       |- NotReadyError    it answers but does not serve yet
+       `- NoAnswerError    it did not answer in time
 
 A wrong Python argument stays ``ValueError``; our own bug keeps its traceback.
 """
@@ -23,14 +23,14 @@ __all__ = [
     "BusyError",
     "CalibrationError",
     "CascadeError",
-    "NotReady",
+    "NoAnswerError",
+    "NotReadyError",
     "PolicyError",
     "RecordsError",
     "RequestError",
     "ServerError",
     "SpecError",
     "TierError",
-    "TimedOut",
 ]
 
 
@@ -87,9 +87,9 @@ class ServerError(CascadeError):
     """The server cannot be started or reached."""
 
 
-class NotReady(ServerError):
+class NotReadyError(ServerError):
     """The server answers but the cascade does not serve yet."""
 
 
-class TimedOut(ServerError):
+class NoAnswerError(ServerError):
     """The server did not answer in time."""

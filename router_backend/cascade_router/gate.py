@@ -69,6 +69,9 @@ class GateTable:
 
     Args:
         points: P sequences of K gates.
+
+    Attributes:
+        start: (P,) int, the first tier each point runs.
     """
 
     def __init__(self, points: Sequence[Sequence[Gate]]) -> None:
@@ -80,6 +83,7 @@ class GateTable:
         for p, gates in enumerate(points):
             for k in range(self._n_tiers - 1, -1, -1):
                 self._at_or_above[p, k] = self._at_or_above[p, k + 1] if gates[k].off else k
+        self.start = self._at_or_above[:, 0]
         self._skip_to = np.array(
             [[k + 1 if g.skip_to is None else g.skip_to for k, g in enumerate(p)] for p in points]
         )

@@ -86,7 +86,7 @@ class Tier:
             "name": self.name,
             "model": self.model,
             "digest": self.digest,
-            "score": {"kind": self.score.kind, "temperature": self.score.temperature},
+            "score": self.score.as_json(),
             "cost_ms": {str(size): cost for size, cost in sorted(self.cost_ms.items())},
         }
 
@@ -287,4 +287,5 @@ class Policy:
                 self._refuse(f"point {point.name!r}: tier {k} cannot skip to {gate.skip_to}")
 
     def _refuse(self, message: str) -> None:
-        raise PolicyError(f"policy.json: {message}", hint="run `cascade-builder calibrate`")
+        where = f"policy.json: {message}"
+        raise PolicyError(where, hint="run `cascade-builder calibrate`")

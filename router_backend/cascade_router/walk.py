@@ -45,6 +45,7 @@ class Walk:
     An answer is always the best so far: a row that has run a tier has one, decided or not.
 
     Attributes:
+        point: (N,) int64, index of each row's operating point.
         tier: (N,) int64, tier each row waits for, or ``DECIDED``.
         label: (N,) int32, answered class; -1 before the first tier ran.
         confidence: (N,) float32, probability of the label; NaN before the first tier ran.
@@ -68,12 +69,10 @@ class Walk:
     ) -> None:
         n, last = len(point), len(policy.tiers) - 1
         self._policy = policy
-        self._point = np.asarray(point, dtype=np.int64)
+        self.point = np.asarray(point, dtype=np.int64)
         self._max_tier = np.broadcast_to(last if max_tier is None else max_tier, (n,))
         self._n_ran = np.zeros(n, dtype=np.float32)
-        self.tier = policy.gates.first(
-            self._point, np.broadcast_to(min_tier, (n,)), self._max_tier
-        )
+        self.tier = policy.gates.first(self.point, np.broadcast_to(min_tier, (n,)), self._max_tier)
         self.label = np.full(n, -1, dtype=np.int32)
         self.confidence = np.full(n, np.nan, dtype=np.float32)
         self.exit_tier = np.full(n, -1, dtype=np.int32)
@@ -108,7 +107,7 @@ class Walk:
             raise ValueError(message)
         score = self._policy.tiers[tier].score
         probs = probabilities(logits, self._policy.activation, score.temperature)
-        point, max_tier = self._point[rows], self._max_tier[rows]
+        point, max_tier = self.point[rows], self._max_tier[rows]
         values = score.of(logits, probs, self._policy.activation)
         self._answer(tier, rows, probs)
         self.tier[rows] = self._policy.gates.next(tier, values, point, max_tier)

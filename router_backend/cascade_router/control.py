@@ -1,0 +1,62 @@
+"""The control model: what a running cascade tells about itself, as JSON over one BYTES tensor.
+
+Commands: ``{"do": "show"}``. Config: ``parameters`` with ``router``, the router's model name.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import CascadeError, RequestError
+from .manifest import read_manifest
+from .policy import Policy
+from .strict import suggestion
+from .triton_io import config_of, error_response, input_of, parameter, response
+
+__all__ = ["TritonPythonModel"]
+
+
+class TritonPythonModel:
+    """Answers commands about the policy."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Find the router's folder."""
+        router = parameter(config_of(args), "router", "")
+        self._folder = Path(args["model_repository"]).parent / router / args["model_version"]
+        self._commands = {"show": self._show}
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each command on its own."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            reply = self._reply(input_of(request, "COMMAND").reshape(-1)[0])
+        except CascadeError as error:
+            return error_response(error)
+        return response({"REPLY": np.array([json.dumps(reply).encode()], dtype=np.object_)})
+
+    def _reply(self, text: bytes) -> dict[str, Any]:
+        try:
+            command = dict(json.loads(text))
+        except (ValueError, TypeError) as exc:
+            message = f"input COMMAND: not a JSON object: {exc}"
+            raise RequestError(message, hint='send {"do": "show"}') from exc
+        do = str(command.pop("do", ""))
+        if do not in self._commands:
+            message = f"input COMMAND: cannot do {do!r}"
+            raise RequestError(message, hint=suggestion(do, sorted(self._commands)))
+        return self._commands[do](**command)
+
+    def _show(self) -> dict[str, Any]:
+        policy = Policy.read(self._folder / "policy.json")
+        return {
+            "policy": json.loads(policy.to_json()),
+            "manifest": read_manifest(self._folder),
+            "default_point": policy.default,
+            "history": [],
+        }

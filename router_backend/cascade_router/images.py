@@ -1,0 +1,94 @@
+"""An encoded picture in, the pixels all experts share out.
+
+Pillow is imported where it is needed: the router itself runs without it.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import RequestError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "pixels_from_bytes"]
+
+MAX_BYTES = 32 * 2**20
+"""Largest encoded picture taken, in bytes."""
+
+MAX_PIXELS = 64_000_000
+"""Largest picture decoded, in pixels: read from its header before any memory is spent."""
+
+_HINT = "send one JPEG, PNG, WebP, GIF, BMP or TIFF file, whole and as it lies on disk"
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+
+def pixels_from_bytes(data: bytes, size: int) -> npt.NDArray[np.uint8]:
+    """Decode a picture and resize its centre square.
+
+    Turned as its EXIF says; palette, grey, CMYK and 16-bit pictures become RGB, transparency is
+    laid on white; of an animation the first frame counts.
+
+    Args:
+        data: One encoded picture.
+        size: Side of the result in pixels.
+
+    Returns:
+        (size, size, 3) uint8, RGB, bicubic with antialiasing.
+
+    Raises:
+        RequestError: If it is no picture, is truncated, or is too large.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not data:
+        _refuse("is empty")
+    if len(data) > MAX_BYTES:
+        _refuse(f"has {len(data)} bytes, at most {MAX_BYTES} are taken", "send a smaller picture")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                _refuse(
+                    f"is {width} x {height}, at most {MAX_PIXELS} pixels are decoded",
+                    "send a smaller picture",
+                )
+            # A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as twice the wanted size is left.
+            image.draft("RGB", (2 * size, 2 * size))
+            turned = ImageOps.exif_transpose(image)
+            square = ImageOps.fit(_rgb(turned), (size, size), Image.Resampling.BICUBIC)
+            return np.asarray(square)
+    except RequestError:
+        raise
+    except UnidentifiedImageError:
+        _refuse(f"is not a picture of a known format ({len(data)} bytes)")
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as exc:
+        # What Pillow's decoders raise for broken files.
+        _refuse(f"cannot be decoded: {exc}")
+
+
+def _rgb(image: Image) -> Image:
+    """Convert any mode to RGB without losing range or transparency."""
+    from PIL import Image as Pillow
+
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        # 16-bit and wider grey: Pillow's own conversion clips at 255 instead of scaling.
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if image.mode != "F" else max(float(values.max(initial=1.0)), 1.0)
+        grey = np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)
+        return Pillow.fromarray(grey).convert("RGB")
+    if image.mode == "P" or "A" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        paper = Pillow.new("RGBA", layer.size, "white")
+        return Pillow.alpha_composite(paper, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _refuse(what: str, hint: str = _HINT) -> NoReturn:
+    message = f"input IMAGE: {what}"
+    raise RequestError(message, hint=hint)

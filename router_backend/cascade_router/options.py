@@ -1,0 +1,66 @@
+"""What one request asks of the router, read from its ``cascade_`` parameters."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import RequestError
+from .policy import Policy
+from .strict import suggestion
+
+__all__ = ["NAMES", "Options"]
+
+NAMES = ["cascade_point", "cascade_min_tier", "cascade_max_tier"]
+"""The parameters there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What one request asks for.
+
+    Attributes:
+        point: Index of the operating point.
+        min_tier: Lowest tier that may answer.
+        max_tier: Highest tier that may answer.
+    """
+
+    point: int
+    min_tier: int
+    max_tier: int
+
+    @classmethod
+    def of(cls, parameters: str, policy: Policy) -> Options:
+        """Read a request's parameters.
+
+        Args:
+            parameters: JSON object as Triton hands it over; empty: none.
+            policy: Says which points and tiers there are.
+
+        Raises:
+            RequestError: For an unknown ``cascade_`` parameter, point or tier.
+        """
+        given: dict[str, Any] = json.loads(parameters) if parameters else {}
+        for key in given:
+            if key.startswith("cascade_") and key not in NAMES:
+                message = f"{key}: no such parameter"
+                raise RequestError(message, hint=suggestion(key, NAMES))
+        last = len(policy.tiers) - 1
+        low = _tier(given, "cascade_min_tier", 0, last)
+        high = _tier(given, "cascade_max_tier", last, last)
+        if low > high:
+            message = f"cascade_min_tier: got {low}, above cascade_max_tier {high}"
+            raise RequestError(message, hint="ask for a range of tiers that holds one")
+        name = str(given.get("cascade_point", policy.default))
+        return cls(point=policy.index(name), min_tier=low, max_tier=high)
+
+
+def _tier(given: dict[str, Any], key: str, default: int, last: int) -> int:
+    value = given.get(key, default)
+    if isinstance(value, str) and value.isdecimal() and value.isascii():
+        value = int(value)  # from clients that can only send text
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= last:
+        message = f"{key}: got {value!r}, expected a tier from 0 to {last}"
+        raise RequestError(message, hint="`cascade-client status` lists the tiers")
+    return value
