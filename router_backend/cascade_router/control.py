@@ -14,10 +14,12 @@ import numpy as np
 from .errors import CascadeError, RequestError
 from .manifest import read_manifest
 from .policy import Policy
-from .strict import suggestion
+from .strict import Table
 from .triton_io import config_of, error_response, input_of, parameter, response
 
 __all__ = ["TritonPythonModel"]
+
+_WHERE = "input COMMAND"
 
 
 class TritonPythonModel:
@@ -42,17 +44,15 @@ class TritonPythonModel:
 
     def _reply(self, text: bytes) -> dict[str, Any]:
         try:
-            command = dict(json.loads(text))
-        except (ValueError, TypeError) as exc:
-            message = f"input COMMAND: not a JSON object: {exc}"
+            values = json.loads(text)
+        except ValueError as exc:
+            message = f"{_WHERE}: not JSON: {exc}"
             raise RequestError(message, hint='send {"do": "show"}') from exc
-        do = str(command.pop("do", ""))
-        if do not in self._commands:
-            message = f"input COMMAND: cannot do {do!r}"
-            raise RequestError(message, hint=suggestion(do, sorted(self._commands)))
-        return self._commands[do](**command)
+        command = Table(values, _WHERE, RequestError)
+        return self._commands[command.choice("do", sorted(self._commands))](command)
 
-    def _show(self) -> dict[str, Any]:
+    def _show(self, command: Table) -> dict[str, Any]:
+        command.done()
         policy = Policy.read(self._folder / "policy.json")
         return {
             "policy": json.loads(policy.to_json()),

@@ -6,6 +6,7 @@ Pillow is imported where it is needed: the router itself runs without it.
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -51,7 +52,11 @@ def pixels_from_bytes(data: bytes, size: int) -> npt.NDArray[np.uint8]:
     if len(data) > MAX_BYTES:
         _refuse(f"has {len(data)} bytes, at most {MAX_BYTES} are taken", "send a smaller picture")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        # Pillow warns of sizes that are checked here, and of odd metadata, which do no harm.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(data), formats=_FORMATS) as image,
+        ):
             width, height = image.size
             if width * height > MAX_PIXELS:
                 _refuse(

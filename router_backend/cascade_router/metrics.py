@@ -19,9 +19,9 @@ class ExitCounter:
     """``cascade_exits_total{cascade, point, tier}``: rows answered, by point and by tier.
 
     An increment is a round trip to the server, and two at once on one metric crash it (2.51:
-    ``increment`` gives up the GIL while it rewrites the metric's shared memory). So rows are counted
-    here and one thread hands the sums over, every ``period_s`` seconds. A server with metrics
-    switched off counts nothing.
+    ``increment`` gives up the GIL while it rewrites the metric's shared memory). So rows are
+    counted here and one thread hands the sums over, every ``period_s`` seconds. A server with
+    metrics switched off counts nothing.
     """
 
     def __init__(self, cascade: str, period_s: float = 0.25) -> None:
@@ -32,6 +32,7 @@ class ExitCounter:
         self._sums: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
         # Family and metrics are kept for life: one that is collected crashes later increments.
         self._metrics: dict[tuple[str, str], Any] = {}
         try:
@@ -42,7 +43,6 @@ class ExitCounter:
             )
         except pb_utils.TritonModelException:
             return
-        self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
         self._thread.start()
 
     def count(self, policy: Policy, walk: Walk, rows: Ints) -> None:
@@ -55,8 +55,10 @@ class ExitCounter:
                 self._sums[policy.points[point].name, policy.tiers[tier].name] += int(codes[code])
 
     def close(self) -> None:
-        """Hand over what is counted and end the thread."""
+        """Hand over what is counted and end the thread; a server that is gone is not waited for."""
         self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=1.0)
 
     def _work(self) -> None:
         closed = False

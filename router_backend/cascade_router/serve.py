@@ -74,7 +74,7 @@ class Installation:
         Raises:
             ServerError: If there is none; says what was looked at and what to install.
         """
-        candidates = [found for found in (cls._on_path(), cls._in_wheel()) if found is not None]
+        candidates = cls._candidates()
         for found in candidates:
             if needed <= found.has():
                 return found
@@ -103,6 +103,10 @@ class Installation:
             message = f"cascade-serve: tritonserver misses {', '.join(sorted(set(missing)))}"
             hint = f"on Debian: apt-get install lib{python} libstdc++6 zlib1g libexpat1"
             raise ServerError(message, hint=hint)
+
+    @classmethod
+    def _candidates(cls) -> list[Installation]:
+        return [found for found in (cls._on_path(), cls._in_wheel()) if found is not None]
 
     @classmethod
     def _on_path(cls) -> Installation | None:

@@ -106,9 +106,11 @@ class Walk:
             message = f"tier {tier}: expected logits {expected}, got {logits.shape}"
             raise ValueError(message)
         score = self._policy.tiers[tier].score
-        probs = probabilities(logits, self._policy.activation, score.temperature)
+        activation = self._policy.activation
+        with np.errstate(all="ignore"):  # an expert's NaN and inf are no fault here: they escalate
+            probs = probabilities(logits, activation, score.temperature)
+            values = score.of(logits, probs, activation)
         point, max_tier = self.point[rows], self._max_tier[rows]
-        values = score.of(logits, probs, self._policy.activation)
         self._answer(tier, rows, probs)
         self.tier[rows] = self._policy.gates.next(tier, values, point, max_tier)
 

@@ -1,0 +1,82 @@
+# The entrance: `make` lists the targets. CI and pre-commit call these and nothing else.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+CASCADE ?= imagenet
+SPEC ?= $(CASCADE)
+# Cascades other than the committed demo are laid out beside it, so that each serves alone.
+REPOSITORY ?= $(if $(filter imagenet,$(CASCADE)),model_repository,build/model_repository-$(CASCADE))
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast test-slow test-gpu check lint type imports format \
+	build-engines serve bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+# Installs a Debian package when it can, else says which one to install.
+define need
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		(apt-get update -qq && apt-get install -y -qq $(1)) >/dev/null; \
+	else echo "Error: the package $(1) is missing"; echo "help: sudo apt-get install $(1)"; exit 1; fi
+endef
+
+install: $(INSTALLED) ## make .venv and install everything into it
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Error: Python 3.11 or newer is needed, found $$($(PYTHON) --version)"; \
+		  echo "help: apt-get install python3.11, or make PYTHON=/path/to/python3.11"; exit 1; }
+	@v=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call need,python$$v-venv); }; \
+	ldconfig -p 2>/dev/null | grep -q "libpython$$v.so" || \
+		ls "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))')"/libpython$$v.so.* \
+			>/dev/null 2>&1 || { $(call need,libpython$$v); }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[build,serve,calibrate,demo,dev]'
+	@touch $@
+
+demo: install ## build the demo experts, serve them on the real Triton, answer real photos, compare
+	$(BIN)/python -m benchmarks.demo --cascade $(CASCADE) --repository $(REPOSITORY)
+
+build-engines: install ## export the experts and lay out the model repository, only what changed
+	$(BIN)/cascade-builder build $(SPEC) --repository $(REPOSITORY)
+
+serve: install build-engines ## the real server in the foreground
+	$(BIN)/cascade-serve --model-repository $(REPOSITORY)
+
+bench: install ## the benchmark tables
+	$(BIN)/python -m benchmarks.run
+
+test: check ## all tests, the real server included; what CI calls
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-fast: install ## unit and contract tests only
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not triton' tests/unit tests/contract
+
+test-slow: install ## simulations of the statistical promises
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: install ## what needs a GPU
+	$(BIN)/python -m pytest -m gpu
+
+check: lint type imports ## lint, types and import contracts
+
+lint: install ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: install ## mypy --strict
+	$(BIN)/mypy
+
+imports: install ## who may import whom
+	$(BIN)/lint-imports
+
+format: install ## rewrite the sources as ruff wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what was built, keep .venv
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find model_repository -name model.onnx -delete

@@ -1,0 +1,1 @@
+"""Measurements of the cascade on the real server. Imports everyone; nobody imports it."""

@@ -1,0 +1,177 @@
+"""The Triton model of the router, with Triton's API faked: who is answered when, and how."""
+
+import json
+import sys
+
+import numpy as np
+import oracle
+import pytest
+from fake_triton import Request, Server
+
+from cascade_router import Gate, OperatingPoint, Policy, PolicyError, Tier
+from cascade_router.backend import TritonPythonModel
+
+NAMES = ["small", "middle", "large"]
+CONFIG = {
+    "max_batch_size": 8,
+    "input": [{"name": "X"}],
+    "parameters": {"calls_per_tier": {"string_value": "1"}},
+}
+
+
+def policy():
+    return Policy(
+        cascade="c",
+        activation="softmax",
+        n_classes=3,
+        tiers=tuple(Tier(name=n, model=f"c_{n}", digest=f"sha256:{n}") for n in NAMES),
+        points=(
+            OperatingPoint(name="fast", gates=(Gate(threshold=0.5), Gate(threshold=0.5), Gate())),
+            OperatingPoint(name="exact", gates=(Gate(threshold=0.8), Gate(threshold=0.9), Gate())),
+        ),
+        default="fast",
+    )
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Experts whose logits are the input times 1, 2 and 3."""
+    made = Server()
+    for k, name in enumerate(NAMES):
+        made.models[f"c_{name}"] = lambda inputs, k=k: {"LOGITS": inputs["X"] * (k + 1)}
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", made.module())
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    version = tmp_path / "c_router" / "1"
+    version.mkdir(parents=True)
+    (version / "policy.json").write_text(policy().to_json())
+    experts = [{"name": n, "digest": f"sha256:{n}"} for n in NAMES]
+    (version / "manifest.json").write_text(json.dumps({"cascade": "c", "experts": experts}))
+    return tmp_path / "c_router"
+
+
+def start(folder):
+    model = TritonPythonModel()
+    args = {"model_config": json.dumps(CONFIG), "model_version": "1"}
+    model.initialize(args | {"model_repository": str(folder)})
+    return model
+
+
+@pytest.fixture
+def router(server, folder):
+    model = start(folder)
+    yield model
+    model.finalize()
+
+
+def final(request, reply):
+    """The one answer of a request, whichever way it came."""
+    if reply is not None:
+        assert request.sender is None
+        return reply
+    return request.sender.replies.get(timeout=10)
+
+
+def test_mixed_requests_are_answered_as_the_oracle_says(router, server):
+    """Any mix of points, bounds and batch sizes in one execute: each row as if it came alone."""
+    rng = np.random.default_rng(3)
+    values = json.loads(policy().to_json())
+    requests, wanted = [], []
+    for i in range(6):
+        rows = rng.normal(0, 1, (1 + i % 2, 3)).astype(np.float32)
+        low = int(rng.integers(0, 3))
+        asked = {"cascade_point": ["fast", "exact"][i % 2], "cascade_max_tier": 2}
+        asked |= {"cascade_min_tier": low}
+        requests.append(Request({"X": rows}, asked))
+        wanted.append(
+            [oracle.answer(values, [r, 2 * r, 3 * r], asked["cascade_point"], low) for r in rows]
+        )
+
+    replies = router.execute(requests[:4]) + router.execute(requests[4:])
+
+    for request, reply, rows in zip(requests, replies, wanted, strict=True):
+        answer = final(request, reply)
+        assert answer.output("TIER")[:, 0].tolist() == [tier for tier, _, _ in rows]
+        assert answer.output("LABEL")[:, 0].tolist() == [label for _, label, _ in rows]
+        np.testing.assert_allclose(
+            answer.output("CONFIDENCE")[:, 0], [c for _, _, c in rows], atol=1e-6
+        )
+        assert answer.output("SCORES").shape == (len(rows), 3)
+
+
+def test_rows_that_exit_leave_by_the_list_while_others_climb(router, server):
+    """The sure request is answered when execute returns, the unsure one by its sender."""
+    sure = Request({"X": np.array([[9, 0, 0]], dtype=np.float32)})
+    unsure = Request({"X": np.array([[0.01, 0, 0]], dtype=np.float32)})
+
+    replies = router.execute([unsure, sure])
+
+    assert replies[0] is None
+    assert replies[1].output("TIER").tolist() == [[0]]
+    assert final(unsure, None).output("TIER").tolist() == [[2]]
+    assert server.calls == [("c_small", 2), ("c_middle", 1), ("c_large", 1)]
+
+
+def test_only_the_requested_outputs_are_returned(router):
+    """Nothing is built that nobody asked for."""
+    request = Request({"X": np.array([[9, 0, 0]], dtype=np.float32)}, outputs=["TIER"])
+
+    assert router.execute([request])[0].names() == {"TIER"}
+
+
+def test_a_bad_request_fails_alone(router):
+    """Its batch mates are answered; its error names what is wrong and is the caller's fault."""
+    rows = np.array([[9, 0, 0]], dtype=np.float32)
+    bad, good = Request({"X": rows}, {"cascade_point": "turbo"}), Request({"X": rows})
+
+    replies = router.execute([bad, good])
+
+    assert replies[0].error().code() == "INVALID_ARG"
+    assert "'turbo' is unknown" in replies[0].error().message()
+    assert replies[1].output("LABEL").tolist() == [[0]]
+
+
+@pytest.mark.parametrize("broken", NAMES)
+def test_a_failing_expert_fails_only_rows_that_need_it(router, server, broken):
+    """Rows that exit below the broken tier are answered; the others learn which tier failed."""
+    server.models[f"c_{broken}"] = lambda inputs: "engine on fire"
+    scales = [9.0, 0.4, 0.01]  # exit at tiers 0, 1 and 2
+    requests = [Request({"X": np.array([[s, 0, 0]], dtype=np.float32)}) for s in scales]
+
+    answers = [final(q, r) for q, r in zip(requests, router.execute(requests), strict=True)]
+
+    # The tiers run in one batch: whoever reaches the broken tier fails with it.
+    failed = [answer.has_error() for answer in answers]
+    assert failed == [k >= NAMES.index(broken) for k in range(3)]
+    for answer in answers:
+        if answer.has_error():
+            assert answer.error().code() == "UNAVAILABLE"
+            assert f"tier '{broken}' (model c_{broken}) failed" in answer.error().message()
+            assert "Traceback" not in answer.error().message()
+
+
+def test_exits_are_counted_by_point_and_tier(server, folder):
+    """The counters add up to the rows answered."""
+    model = start(folder)
+    rows = np.array([[9, 0, 0], [0.01, 0, 0], [0.01, 0, 0]], dtype=np.float32)
+    request = Request({"X": rows}, {"cascade_point": "exact"})
+
+    final(request, model.execute([request])[0])
+    model.finalize()
+
+    counted = {dict(key)["tier"]: n for key, n in server.counted.items()}
+    assert counted == {"small": 1, "large": 2}
+    assert {dict(key)["point"] for key in server.counted} == {"exact"}
+
+
+def test_a_policy_for_other_experts_is_refused(server, folder):
+    """The router does not load when an expert was rebuilt after calibration."""
+    manifest = json.loads((folder / "1/manifest.json").read_text())
+    manifest["experts"][1]["digest"] = "sha256:rebuilt"
+    (folder / "1/manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(PolicyError, match="tier 'middle' was calibrated as sha256:middle"):
+        start(folder)

@@ -1,0 +1,126 @@
+"""Pictures of every common kind become the same RGB square; what is no picture is named."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cascade_router import RequestError
+from cascade_router.images import MAX_BYTES, pixels_from_bytes
+
+RED = (200, 30, 30)
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def halves(mode="RGB", size=(90, 60)):
+    """Left half red, right half black."""
+    image = Image.new("RGB", size)
+    image.paste(RED, (0, 0, size[0] // 2, size[1]))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("RGB", "JPEG"), ("RGB", "PNG"), ("CMYK", "JPEG"), ("P", "PNG"), ("P", "GIF"), ("RGBA", "PNG"),
+     ("RGB", "WEBP"), ("RGB", "BMP"), ("RGB", "TIFF")],
+)  # fmt: skip
+def test_colour_pictures_of_every_mode_are_decoded(mode, kind):
+    """The left half is red and the right half black, whatever the file's mode."""
+    pixels = pixels_from_bytes(encoded(halves(mode), kind), 32)
+
+    assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
+    np.testing.assert_allclose(pixels[16, 4], RED, atol=12)
+    np.testing.assert_allclose(pixels[16, 28], (0, 0, 0), atol=12)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_pictures_keep_their_range(dtype, kind):
+    """Sixteen bits are scaled to eight, not cut off at 255."""
+    top = np.iinfo(dtype).max
+    grey = np.full((40, 40), top // 2, dtype=dtype)
+
+    pixels = pixels_from_bytes(encoded(Image.fromarray(grey), kind), 16)
+
+    np.testing.assert_allclose(pixels, 127, atol=1)
+
+
+def test_exif_rotation_is_applied():
+    """A picture marked as turned by 90 degrees is turned back before the square is cut."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate 90 degrees clockwise to show
+    pixels = pixels_from_bytes(encoded(halves(), "JPEG", exif=exif), 32)
+
+    np.testing.assert_allclose(pixels[4, 16], RED, atol=12)
+    np.testing.assert_allclose(pixels[28, 16], (0, 0, 0), atol=12)
+
+
+def test_transparency_is_laid_on_white():
+    """What is see-through becomes white, not the colour hidden under it."""
+    clear = Image.new("RGBA", (20, 20), (*RED, 0))
+
+    assert (pixels_from_bytes(encoded(clear, "PNG"), 8) == 255).all()
+
+
+def test_the_centre_square_is_taken():
+    """The sides of a wide picture are cut, so that its middle fills the square."""
+    wide = Image.new("RGB", (300, 100))
+    wide.paste(RED, (100, 0, 200, 100))
+
+    pixels = pixels_from_bytes(encoded(wide, "PNG"), 10)
+
+    np.testing.assert_allclose(pixels, [[RED] * 10] * 10, atol=20)
+
+
+def whole_jpeg():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(noise), "JPEG")
+
+
+def huge_png():
+    """A picture of 10,000 x 10,000 pixels in a few kilobytes."""
+    return encoded(Image.new("1", (10_000, 10_000)), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "input IMAGE: is empty"),
+        (b"hello", r"is not a picture of a known format \(5 bytes\)"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
+        (whole_jpeg()[:900], "cannot be decoded: image file is truncated"),
+        (encoded(halves(), "PNG")[:60], "cannot be decoded"),
+        (huge_png(), "is 10000 x 10000, at most 64000000 pixels"),
+        (bytes(MAX_BYTES + 1), f"has {MAX_BYTES + 1} bytes, at most {MAX_BYTES}"),
+    ],
+)
+def test_what_cannot_be_decoded_is_the_callers_error(data, message):
+    """The error says what is wrong with the bytes and what to send."""
+    with pytest.raises(RequestError, match=message) as caught:
+        pixels_from_bytes(data, 32)
+
+    assert "help: send" in str(caught.value)
+
+
+def test_damaged_files_never_raise_anything_else():
+    """A thousand mutations of real files end in pixels or in our error."""
+    rng = np.random.default_rng(7)
+    kinds = ["PNG", "GIF", "TIFF", "WEBP", "BMP"]
+    files = [whole_jpeg(), *(encoded(halves("P").convert("RGB"), kind) for kind in kinds)]
+    refused = 0
+    for i in range(1000):
+        data = bytearray(files[i % len(files)])
+        for place in rng.integers(0, len(data), 1 + i % 8):
+            data[place] = rng.integers(0, 256)
+        try:
+            assert pixels_from_bytes(bytes(data), 8).shape == (8, 8, 3)
+        except RequestError:
+            refused += 1
+
+    assert 50 < refused < 950

@@ -1,0 +1,107 @@
+"""The other Python models of a repository, with Triton's API faked."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from fake_triton import Request, Server
+from PIL import Image
+
+from cascade_router import Gate, OperatingPoint, Policy, Tier
+from cascade_router.control import TritonPythonModel as Control
+from cascade_router.images_model import TritonPythonModel as Images
+
+
+@pytest.fixture(autouse=True)
+def server(monkeypatch):
+    made = Server()
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", made.module())
+    return made
+
+
+def started(model, folder, **parameters):
+    config = {"parameters": {k: {"string_value": v} for k, v in parameters.items()}}
+    model.initialize(
+        {
+            "model_config": json.dumps(config),
+            "model_repository": str(folder),
+            "model_version": "1",
+        }
+    )
+    return model
+
+
+def picture(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def images(*data):
+    return Request({"IMAGE": np.array([[d] for d in data], dtype=np.object_)})
+
+
+def test_a_broken_picture_fails_its_own_request_only(tmp_path):
+    """Batch mates of a broken picture are decoded; its error says which row of the request."""
+    model = started(Images(), tmp_path, size="4")
+    requests = [images(picture("red")), images(b"no"), images(picture("blue"), b"")]
+
+    good, bad, second_row = model.execute(requests)
+
+    assert good.output("PIXELS").shape == (1, 4, 4, 3)
+    assert good.output("PIXELS")[0, 0, 0].tolist() == [255, 0, 0]
+    assert "not a picture" in bad.error().message()
+    assert second_row.error().message().startswith("row 1: input IMAGE: is empty")
+    assert {r.error().code() for r in (bad, second_row)} == {"INVALID_ARG"}
+
+
+@pytest.fixture
+def control(tmp_path):
+    version = tmp_path / "c_router" / "1"
+    version.mkdir(parents=True)
+    policy = Policy(
+        cascade="c",
+        activation="softmax",
+        n_classes=2,
+        tiers=(Tier(name="a", model="c_a", digest="d"),),
+        points=(OperatingPoint(name="only", gates=(Gate(),)),),
+        default="only",
+    )
+    (version / "policy.json").write_text(policy.to_json())
+    (version / "manifest.json").write_text('{"cascade": "c"}')
+    return started(Control(), tmp_path / "c_control", router="c_router")
+
+
+def command(text):
+    return Request({"COMMAND": np.array([text], dtype=np.object_)})
+
+
+def test_show_tells_policy_and_manifest(control):
+    """What a client needs to know about a running cascade comes as one JSON object."""
+    (answer,) = control.execute([command(b'{"do": "show"}')])
+
+    shown = json.loads(answer.output("REPLY")[0])
+    assert shown["default_point"] == "only"
+    assert shown["policy"]["points"][0]["name"] == "only"
+    assert shown["manifest"] == {"cascade": "c"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "input COMMAND: not JSON"),
+        (b"\xff\xfe", "input COMMAND: not JSON"),
+        (b"[1]", "input COMMAND: expected a table, got list"),
+        (b'{"do": "shew"}', "got 'shew'"),
+        (b"{}", "the key 'do' is missing"),
+        (b'{"do": "show", "loud": 1}', "input COMMAND.loud is not a key"),
+    ],
+)
+def test_a_wrong_command_is_refused(control, text, message):
+    """The control model answers nonsense with a sentence, not with a traceback."""
+    (answer,) = control.execute([command(text)])
+
+    assert message in answer.error().message()
+    assert answer.error().code() == "INVALID_ARG"

@@ -1,0 +1,57 @@
+"""What a request may ask for, and what it is told when it asks for something else."""
+
+import json
+
+import pytest
+
+from cascade_router import Gate, OperatingPoint, Policy, RequestError, Tier
+from cascade_router.options import Options
+
+POLICY = Policy(
+    cascade="c",
+    activation="softmax",
+    n_classes=2,
+    tiers=tuple(Tier(name=n, model=n, digest="d") for n in "abc"),
+    points=tuple(
+        OperatingPoint(name=n, gates=(Gate(threshold=0.5), Gate(threshold=0.5), Gate()))
+        for n in ("fast", "exact")
+    ),
+    default="exact",
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", (1, 0, 2)),
+        ("{}", (1, 0, 2)),
+        ('{"cascade_point": "fast"}', (0, 0, 2)),
+        ('{"cascade_min_tier": 1, "cascade_max_tier": "1"}', (1, 1, 1)),
+        ('{"my_own": 3.5, "priority": 1}', (1, 0, 2)),
+    ],
+)
+def test_options_are_read(given, expected):
+    """Missing options have defaults, digits may come as text, foreign parameters are let pass."""
+    asked = Options.of(given, POLICY)
+
+    assert (asked.point, asked.min_tier, asked.max_tier) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cascade_point": "turbo"}, "'turbo' is unknown; this policy has fast, exact"),
+        ({"cascade_point": 7}, "'7' is unknown"),
+        ({"cascade_points": "fast"}, "cascade_points: no such parameter"),
+        ({"cascade_max_tier": 3}, "got 3, expected a tier from 0 to 2"),
+        ({"cascade_max_tier": -1}, "got -1, expected"),
+        ({"cascade_min_tier": 1.5}, "got 1.5, expected"),
+        ({"cascade_min_tier": True}, "got True, expected"),
+        ({"cascade_min_tier": "two"}, "got 'two', expected"),
+        ({"cascade_min_tier": 2, "cascade_max_tier": 1}, "got 2, above cascade_max_tier 1"),
+    ],
+)
+def test_a_wrong_option_is_refused(given, message):
+    """The error names the parameter, the value and what was expected."""
+    with pytest.raises(RequestError, match=message):
+        Options.of(json.dumps(given), POLICY)

@@ -1,0 +1,112 @@
+"""Starting a server: what is missing is named before anything is started."""
+
+import socket
+
+import pytest
+
+from cascade_router import serve
+from cascade_router.errors import ServerError
+from cascade_router.serve import Installation, Ports, Server, free_ports, main
+
+
+@pytest.fixture
+def repository(tmp_path):
+    (tmp_path / "models" / "m").mkdir(parents=True)
+    (tmp_path / "models" / "m" / "config.pbtxt").write_text('name: "m"\nbackend: "python"\n')
+    return tmp_path / "models"
+
+
+def test_free_ports_differ():
+    """Three ports nobody listens on."""
+    ports = free_ports()
+
+    assert len({ports.http, ports.grpc, ports.metrics}) == 3
+
+
+def test_a_folder_without_models_is_refused(tmp_path):
+    """Serving an empty folder says what a repository is and how to get one."""
+    with pytest.raises(ServerError, match="no model repository") as caught:
+        Server(repository=tmp_path).start()
+
+    assert "cascade-builder build" in str(caught.value)
+
+
+def test_a_port_in_use_is_named_with_the_flag_that_moves_it(repository):
+    """The error names the port, what it is for and how to choose another one."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = Server(repository=repository, ports=Ports(http=port))
+
+        with pytest.raises(ServerError, match=rf"port {port} \(http\) is in use") as caught:
+            server.start()
+
+    assert "--http-port" in str(caught.value)
+
+
+def test_missing_backends_are_named(repository):
+    """A repository for NVIDIA's container says so on a machine that lacks the backend."""
+    (repository / "m" / "config.pbtxt").write_text('backend: "tensorrt"\n')
+
+    with pytest.raises(ServerError, match="the repository needs tensorrt") as caught:
+        Server(repository=repository).start()
+
+    assert "NVIDIA's container" in str(caught.value)
+
+
+def test_no_server_at_all_says_what_to_install(monkeypatch, repository):
+    """Without tritonserver and without the wheel the way out is named."""
+    monkeypatch.setattr(Installation, "_candidates", classmethod(lambda cls: []))
+
+    with pytest.raises(ServerError, match="no tritonserver on PATH") as caught:
+        Server(repository=repository).start()
+
+    assert "pip install nvidia-pytriton" in str(caught.value)
+
+
+def test_missing_libraries_are_named(monkeypatch, repository):
+    """A library the loader would not find is named with the package that brings it."""
+    monkeypatch.setattr(serve, "_missing_libraries", lambda *_: ["libpython3.11.so.1.0"])
+
+    with pytest.raises(ServerError, match=r"misses libpython3\.11\.so\.1\.0") as caught:
+        Server(repository=repository, ports=free_ports()).start()
+
+    assert "apt-get install libpython3.11" in str(caught.value)
+
+
+def test_main_prints_our_error_and_returns_1(tmp_path, capsys):
+    """The command line shows the sentence and the help, no traceback."""
+    status = main(["--model-repository", str(tmp_path)])
+
+    assert status == 1
+    assert capsys.readouterr().err.startswith("Error: ")
+
+
+def test_help_is_printed(capsys):
+    """--help says what the command adds to tritonserver."""
+    assert main(["--help"]) == 0
+    assert "Usage: cascade-serve" in capsys.readouterr().out
+
+
+def test_flags_win_over_ours():
+    """A flag the user gives is not given twice."""
+    server = Server(repository=".", flags=["--model-control-mode=none", "--log-verbose=1"])
+    installation = Installation(binary="/bin/true", backends="/none")
+
+    command = server._command(installation, None)
+
+    assert [c for c in command if c.startswith("--model-control-mode")] == [
+        "--model-control-mode=none"
+    ]
+    assert "--http-address=127.0.0.1" in command
+
+
+@pytest.mark.parametrize(
+    ("flags", "joined"),
+    [
+        (["--http-port", "9", "--x=1"], ["--http-port=9", "--x=1"]),
+        (["--a", "--b", "c"], ["--a", "--b=c"]),
+    ],
+)
+def test_flags_are_read_in_both_forms(flags, joined):
+    """``--key value`` and ``--key=value`` are the same."""
+    assert serve._joined(flags) == joined
