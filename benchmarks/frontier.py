@@ -8,7 +8,8 @@ import sys
 import time
 
 import numpy as np
-from cascade_builder.costs import Costs
+
+from cascade_builder.cost_tables import Costs
 from cascade_builder.frontier import cuts, grid_frontier
 
 CASES = [(3, 50_000, 200, 150.0), (4, 50_000, 64, 1500.0)]

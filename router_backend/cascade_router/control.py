@@ -59,4 +59,10 @@ class TritonPythonModel:
             "manifest": read_manifest(self._folder),
             "default_point": policy.default,
             "history": [],
+            "labels": self._labels(),
         }
+
+    def _labels(self) -> list[str]:
+        """Names of the classes; empty where the spec gives none."""
+        path = self._folder / "labels.txt"
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -1,0 +1,94 @@
+"""``cascade-builder``: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cascade_router.errors import CascadeError
+
+from .spec import TARGETS, Spec
+
+__all__ = ["main"]
+
+
+class _Group(click.Group):
+    """Turns our errors into two lines on stderr and exit code 1; others keep their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except CascadeError as error:
+            click.echo(f"Error: {error.message}", err=True)
+            if error.hint is not None:
+                click.echo(f"help: {error.hint}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="triton-cascade")
+def main() -> None:
+    """Make a cascade that Triton serves."""
+
+
+@main.command()
+@click.argument("spec")
+@click.option(
+    "--repository",
+    default="model_repository",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Model repository; folders of other cascades stay.",
+)
+@click.option("--target", type=click.Choice(TARGETS), help="What runs the experts.")
+@click.option(
+    "--artifacts",
+    default="build",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keeps built experts, so that only what changed is built again.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done and why; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
+def build(
+    spec: str, repository: Path, target: str | None, artifacts: Path, dry_run: bool, as_json: bool
+) -> None:
+    """Export the experts of SPEC and lay out the repository.
+
+    SPEC is a cascade.toml, or the name of a packaged one: imagenet, pitch.
+    """
+    from .build import build as run
+    from .build_report import summary
+
+    with _progress() as tell:
+        report = run(
+            Spec.find(spec),
+            repository,
+            target,
+            artifacts_folder=artifacts,
+            dry_run=dry_run,
+            tell=tell,
+        )
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        click.echo(summary(report), nl=False)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is being done."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading the spec") as status:
+        yield status.update

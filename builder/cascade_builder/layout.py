@@ -1,0 +1,111 @@
+"""Which folders and files a cascade's part of the model repository has."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cascade_router
+
+from . import triton_config
+from .manifest import Built
+from .spec import Spec
+
+__all__ = ["Model", "core_digest", "core_files", "layout", "model_names"]
+
+_CORE = "cascade_router"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One folder of the repository.
+
+    Attributes:
+        name: Of the folder and the Triton model.
+        files: Contents by path in the folder; a path is copied from there.
+    """
+
+    name: str
+    files: Mapping[str, bytes | Path]
+
+
+def core_files() -> dict[str, bytes]:
+    """Read the router core, which every Python model carries: servers have it not installed."""
+    assert cascade_router.__file__ is not None
+    folder = Path(cascade_router.__file__).parent
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.py"))}
+
+
+def core_digest(core: Mapping[str, bytes]) -> str:
+    """Say ``sha256:...`` of the router core."""
+    digest = hashlib.sha256()
+    for name, data in sorted(core.items()):
+        digest.update(f"{name}\0{len(data)}\0".encode())
+        digest.update(data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def model_names(spec: Spec) -> list[str]:
+    """Name the folders, those first that others call."""
+    parts = [expert.name for expert in spec.experts]
+    parts += ["preprocess"] if spec.input.kind == "image" else []
+    return [*(spec.model(part) for part in [*parts, "router", "control"]), spec.name]
+
+
+def layout(
+    spec: Spec,
+    target: str,
+    built: Sequence[Built],
+    *,
+    core: Mapping[str, bytes],
+    router_files: Mapping[str, bytes],
+) -> list[Model]:
+    """Say every folder and file.
+
+    Args:
+        spec: The cascade.
+        target: What runs the experts.
+        built: The experts, in the order of the tiers.
+        core: Files of the router core.
+        router_files: What else lies beside the router's ``model.py``, such as ``policy.json``.
+
+    Returns:
+        The folders in the order of ``model_names``.
+    """
+    models = [_expert(spec, one, target, core) for one in built]
+    if spec.input.kind == "image":
+        files = _python("images_model", "Decodes the pictures of this cascade.", core)
+        models.append(_model(triton_config.preprocess_config(spec), files))
+    files = _python("backend", "Routes the rows of this cascade.", core)
+    files |= {f"1/{name}": data for name, data in router_files.items()}
+    models.append(_model(triton_config.router_config(spec), files))
+    files = _python("control", "Tells about this cascade.", core)
+    models.append(_model(triton_config.control_config(spec), files))
+    # Triton wants a version folder for an ensemble too, and git keeps no empty folder.
+    models.append(_model(triton_config.ensemble_config(spec), {"1/.keep": b""}))
+    return models
+
+
+def _expert(spec: Spec, built: Built, target: str, core: Mapping[str, bytes]) -> Model:
+    files: dict[str, bytes | Path] = {"1/model.onnx": built.path}
+    if target == "embedded":
+        files |= _python("onnx_expert", "Runs the ONNX file beside it.", core)
+    return _model(triton_config.expert_config(spec, built.expert, target), files)
+
+
+def _python(module: str, sentence: str, core: Mapping[str, bytes]) -> dict[str, bytes | Path]:
+    """Say the files of a Python model: a shim, and the core it imports."""
+    shim = (
+        f'"""{sentence} Written by cascade-builder."""\n\n'
+        f"from .{_CORE}.{module} import TritonPythonModel\n\n"
+        f'__all__ = ["TritonPythonModel"]\n'
+    )
+    files: dict[str, bytes | Path] = {"1/model.py": shim.encode()}
+    return files | {f"1/{_CORE}/{name}": data for name, data in core.items()}
+
+
+def _model(config: triton_config.ModelConfig, files: Mapping[str, bytes | Path]) -> Model:
+    text = triton_config.text(config).encode()
+    return Model(name=config.name, files={"config.pbtxt": text, **files})

@@ -1,0 +1,182 @@
+"""The frontier of a pool of experts: every sub-cascade's frontier, merged.
+
+Shapes: K tiers, M points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_router.gate import Gate
+from cascade_router.scores import Floats
+
+from .ascent import ascend
+from .cost_tables import Costs
+from .frontier import MAX_TIERS, cuts, edge_count, grid, grid_frontier, pareto, subsets
+from .path import smooth_path
+from .replay import View, gates_from
+
+__all__ = ["PRICES", "Pool", "exact_pool", "smooth_pool"]
+
+Part = tuple[list[tuple[Gate, ...]], npt.NDArray[np.int64], Floats]
+"""Gates, right answers and cost of some points."""
+
+PRICES = np.geomspace(5e-4, 2.0, 48)
+"""Prices of a smooth path: share of right answers that the last tier's cost is worth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Points of all sub-cascades that none of the others beats, cheapest first.
+
+    Attributes:
+        gates: M times K gates.
+        right: (M,) int64, rows answered right, strictly rising.
+        cost_ms: (M,) float64, mean milliseconds per row, rising.
+        rows: Rows they were computed on.
+        reference: Rows that the last tier alone answers right.
+    """
+
+    gates: tuple[tuple[Gate, ...], ...]
+    right: npt.NDArray[np.int64]
+    cost_ms: Floats
+    rows: int
+    reference: int
+
+    def __len__(self) -> int:
+        """Count the points."""
+        return len(self.gates)
+
+    @property
+    def drop(self) -> Floats:
+        """(M,) float64, share of right answers lost against the last tier, on these rows."""
+        return np.asarray((self.reference - self.right) / max(self.rows, 1))
+
+    def cheapest(self, drop: float) -> int:
+        """Say the cheapest point whose drop is at most this, or the one of least drop."""
+        return int(np.argmax(self.drop <= drop + 1e-12)) if self.drop[-1] <= drop else len(self) - 1
+
+    def best(self, price: float) -> int:
+        """Say the point of most right answers less ``price`` per millisecond, per row."""
+        return int(np.argmax(self.right / max(self.rows, 1) - price * self.cost_ms))
+
+    def price_at(self, point: int) -> float:
+        """Give the slope of the frontier's upper hull at a point: right answers per millisecond."""
+        right, cost = self.right / max(self.rows, 1), self.cost_ms
+        hull = _hull(cost, right)
+        at = int(np.searchsorted(cost[hull], cost[point]))
+        low, high = max(at - 1, 0), min(at + 1, len(hull) - 1)
+        if low == high:
+            return 0.0
+        rise = right[hull[high]] - right[hull[low]]
+        return float(rise / (cost[hull[high]] - cost[hull[low]]))
+
+
+def exact_pool(view: View, costs: Costs, *, worst_ms: float = np.inf, edges: int = 10**9) -> Pool:
+    """Merge the exact frontiers of all sub-cascades of up to four tiers, and climb beyond.
+
+    Args:
+        view: Rows and how they are read.
+        costs: Tables of all tiers.
+        worst_ms: Sub-cascades whose longest way costs more are left out.
+        edges: At most this many thresholds per gate.
+    """
+    n_tiers = view.scored.n_tiers
+    ladders: dict[tuple[int, int], Floats] = {}
+    parts: list[Part] = []
+    for tiers in _allowed(n_tiers, costs, worst_ms):
+        size = min(edge_count(len(tiers), n_tiers), edges)
+        for k in tiers[:-1]:
+            if (k, size) not in ladders:
+                ladders[k, size] = cuts(view.score(k), size)
+        frontier = grid_frontier(
+            [view.score(k) for k in tiers[:-1]],
+            [view.right(tiers[: j + 1]) for j in range(len(tiers))],
+            costs,
+            tiers,
+            [ladders[k, size] for k in tiers[:-1]],
+        )
+        gates = [gates_from(tiers, t, n_tiers) for t in frontier.thresholds]
+        parts.append((gates, frontier.right, frontier.cost_ms))
+    alone = [costs.alone(k) for k in range(n_tiers)]
+    if n_tiers > MAX_TIERS and sum(alone) <= worst_ms and view.reading.answer == "last":
+        climbed = list(ascend(view, costs))
+        rights = np.array([point.right for point in climbed], dtype=np.int64)
+        spent = np.array([point.cost_ms for point in climbed])
+        parts.append(([point.gates for point in climbed], rights, spent))
+    return _merged(parts, view)
+
+
+def smooth_pool(
+    view: View,
+    costs: Costs,
+    *,
+    worst_ms: float = np.inf,
+    prices: Sequence[float] | Floats | None = None,
+) -> Pool:
+    """Merge the smooth paths of all sub-cascades.
+
+    Args:
+        view: Rows and how they are read.
+        costs: Tables of all tiers.
+        worst_ms: Sub-cascades whose longest way costs more are left out.
+        prices: Shares of right answers per millisecond; None: ``PRICES`` of the last tier's cost.
+    """
+    n_tiers = view.scored.n_tiers
+    if prices is None:
+        prices = PRICES / max(costs.alone(n_tiers - 1), 1e-12)
+    parts: list[Part] = []
+    for tiers in _allowed(n_tiers, costs, worst_ms):
+        scores = [view.score(k) for k in tiers[:-1]]
+        right = [view.right(tiers[: j + 1]) for j in range(len(tiers))]
+        if len(tiers) == 1:
+            path = np.zeros((1, 0))
+        else:
+            path = np.unique(smooth_path(view, costs, tiers, prices), axis=0)
+        counts, spent = np.zeros(len(path), dtype=np.int64), np.zeros(len(path))
+        for i, thresholds in enumerate(path):
+            count, cost = grid(scores, right, costs, tiers, [np.array([t]) for t in thresholds])
+            counts[i], spent[i] = count.item(), cost.item()
+        parts.append(([gates_from(tiers, t, n_tiers) for t in path], counts, spent))
+    return _merged(parts, view)
+
+
+def _allowed(n_tiers: int, costs: Costs, worst_ms: float) -> list[tuple[int, ...]]:
+    """List sub-cascades whose longest way costs at most ``worst_ms``; the cheapest tier if none."""
+    alone = [costs.alone(k) for k in range(n_tiers)]
+    allowed = [t for t in subsets(n_tiers) if sum(alone[k] for k in t) <= worst_ms]
+    return allowed or [(int(np.argmin(alone)),)]
+
+
+def _merged(parts: Sequence[Part], view: View) -> Pool:
+    gates = [gate for part in parts for gate in part[0]]
+    rights = np.concatenate([part[1] for part in parts])
+    spent = np.concatenate([part[2] for part in parts])
+    keep = pareto(spent, rights)
+    return Pool(
+        gates=tuple(gates[i] for i in keep),
+        right=rights[keep],
+        cost_ms=spent[keep],
+        rows=len(view),
+        reference=int(view.reference.sum()),
+    )
+
+
+def _hull(cost: Floats, right: Floats) -> npt.NDArray[np.int64]:
+    """Keep the points of the upper concave hull; both arrays rise."""
+    hull: list[int] = []
+    for i in range(len(cost)):
+        while len(hull) > 1:
+            a, b = hull[-2], hull[-1]
+            turn = (right[b] - right[a]) * (cost[i] - cost[a]) - (right[i] - right[a]) * (
+                cost[b] - cost[a]
+            )
+            if turn > 0:
+                break
+            hull.pop()
+        hull.append(i)
+    return np.array(hull, dtype=np.int64)

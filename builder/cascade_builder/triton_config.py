@@ -1,0 +1,189 @@
+"""``config.pbtxt`` of every model, written through Triton's own protobuf schema.
+
+Shapes are without the batch dimension: Triton adds it where ``max_batch_size`` is above 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .runtime import OUTPUT
+from .spec import Expert, Spec
+
+if TYPE_CHECKING:
+    ModelConfig = Any  # made by protobuf at run time, unknown to a type checker
+
+__all__ = [
+    "HEADER",
+    "control_config",
+    "ensemble_config",
+    "expert_config",
+    "parse",
+    "preprocess_config",
+    "router_config",
+    "text",
+]
+
+HEADER = "# Written by cascade-builder from cascade.toml; edit the spec, not this file.\n"
+
+ROUTER_INSTANCES = 2
+PREPROCESS_INSTANCES = 2
+
+
+def expert_config(spec: Spec, expert: Expert, target: str) -> ModelConfig:
+    """Describe an expert: canonical rows in, logits out, its own batcher, warmed up.
+
+    Args:
+        spec: The cascade.
+        expert: One of its experts.
+        target: ``embedded`` or ``onnxruntime``.
+    """
+    config = _model(spec.model(expert.name), max_batch=spec.max_batch)
+    _tensor(config.input.add(), spec.input.name, spec.input.dtype, spec.input.shape)
+    _tensor(config.output.add(), OUTPUT, "FP32", (spec.classes,))
+    _batched(config, expert.queue_delay_us)
+    group = config.instance_group.add(count=expert.instances)
+    if target == "embedded":
+        config.backend = "python"
+        group.kind = group.KIND_CPU
+        _parameters(config, {"intra_op_threads": str(expert.threads)})
+    else:
+        # Without a kind, a server with GPUs puts the instances there.
+        config.backend = "onnxruntime"
+        config.default_model_filename = "model.onnx"
+        _parameters(
+            config,
+            {"intra_op_thread_count": str(expert.threads), "inter_op_thread_count": "1"},
+        )
+    for size in sorted({1, spec.max_batch}):
+        warmup = config.model_warmup.add(name=f"batch_{size}", batch_size=size, count=1)
+        tensor = warmup.inputs[spec.input.name]
+        tensor.data_type = _dtype(spec.input.dtype)
+        tensor.dims.extend(spec.input.shape)
+        tensor.zero_data = True
+    return config
+
+
+def router_config(spec: Spec) -> ModelConfig:
+    """Describe the router: canonical rows in, answers out.
+
+    No response cache, ever: its key leaves request parameters out, so it would mix up the answers
+    of different operating points.
+    """
+    config = _python(spec.model("router"), spec.max_batch, ROUTER_INSTANCES)
+    _tensor(config.input.add(), spec.input.name, spec.input.dtype, spec.input.shape)
+    for name, dtype, shape in _answers(spec):
+        _tensor(config.output.add(), name, dtype, shape)
+    _batched(config)
+    return config
+
+
+def preprocess_config(spec: Spec) -> ModelConfig:
+    """Describe the model that decodes pictures."""
+    config = _python(spec.model("preprocess"), spec.max_batch, PREPROCESS_INSTANCES)
+    _tensor(config.input.add(), "IMAGE", "STRING", (1,))
+    _tensor(config.output.add(), spec.input.name, spec.input.dtype, spec.input.shape)
+    _batched(config)
+    _parameters(config, {"size": str(spec.input.size)})
+    return config
+
+
+def control_config(spec: Spec) -> ModelConfig:
+    """Describe the model that tells about the policy."""
+    config = _python(spec.model("control"), 0, 1)
+    _tensor(config.input.add(), "COMMAND", "STRING", (1,))
+    _tensor(config.output.add(), "REPLY", "STRING", (1,))
+    _parameters(config, {"router": spec.model("router")})
+    return config
+
+
+def ensemble_config(spec: Spec) -> ModelConfig:
+    """Describe what clients call: the preprocessing model, if any, then the router."""
+    config = _model(spec.name, max_batch=spec.max_batch)
+    config.platform = "ensemble"
+    if spec.input.kind == "image":
+        _tensor(config.input.add(), "IMAGE", "STRING", (1,))
+        _step(config, spec.model("preprocess"), ["IMAGE"], [spec.input.name])
+    else:
+        _tensor(config.input.add(), spec.input.name, spec.input.dtype, spec.input.shape)
+    for name, dtype, shape in _answers(spec):
+        _tensor(config.output.add(), name, dtype, shape)
+    outputs = [name for name, _, _ in _answers(spec)]
+    _step(config, spec.model("router"), [spec.input.name], outputs)
+    return config
+
+
+def text(config: ModelConfig) -> str:
+    """Write a config; equal configs give equal text."""
+    from google.protobuf import text_format
+
+    body: str = text_format.MessageToString(config)
+    if config.max_batch_size == 0:
+        # Protobuf leaves zeros out; here it says that there is no batch dimension.
+        first, rest = body.split("\n", 1)
+        body = f"{first}\nmax_batch_size: 0\n{rest}"
+    return HEADER + body
+
+
+def parse(body: str) -> ModelConfig:
+    """Read a config as Triton does."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    return text_format.Parse(body, model_config_pb2.ModelConfig())
+
+
+def _model(name: str, *, max_batch: int) -> ModelConfig:
+    from tritonclient.grpc import model_config_pb2
+
+    return model_config_pb2.ModelConfig(name=name, max_batch_size=max_batch)
+
+
+def _python(name: str, max_batch: int, instances: int) -> ModelConfig:
+    """Describe a Python model; on the CPU, or each instance would own a GPU context."""
+    config = _model(name, max_batch=max_batch)
+    config.backend = "python"
+    group = config.instance_group.add(count=instances)
+    group.kind = group.KIND_CPU
+    return config
+
+
+def _answers(spec: Spec) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [
+        ("SCORES", "FP32", (spec.classes,)),
+        ("LABEL", "INT32", (1,)),
+        ("CONFIDENCE", "FP32", (1,)),
+        ("TIER", "INT32", (1,)),
+    ]
+
+
+def _tensor(slot: Any, name: str, dtype: str, shape: Sequence[int]) -> None:
+    slot.name = name
+    slot.data_type = _dtype(dtype)
+    slot.dims.extend(shape)
+
+
+def _dtype(name: str) -> int:
+    from tritonclient.grpc import model_config_pb2
+
+    return int(model_config_pb2.DataType.Value(f"TYPE_{name}"))
+
+
+def _batched(config: Any, delay_us: int = 0) -> None:
+    config.dynamic_batching.SetInParent()
+    config.dynamic_batching.max_queue_delay_microseconds = delay_us
+
+
+def _parameters(config: Any, values: Mapping[str, str]) -> None:
+    for key, value in values.items():
+        config.parameters[key].string_value = value
+
+
+def _step(config: Any, model: str, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Add a step whose tensors keep their names in the ensemble."""
+    step = config.ensemble_scheduling.step.add(model_name=model, model_version=-1)
+    for name in inputs:
+        step.input_map[name] = name
+    for name in outputs:
+        step.output_map[name] = name
