@@ -1,0 +1,241 @@
+"""``cascade-client``: the command line of the client.
+
+Only click is imported here; what a command needs it imports when it runs, so that help is fast.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cascade_router.errors import CascadeError, RequestError
+
+from .address import Address
+from .cli_bench import bench
+from .console import (
+    Group,
+    Target,
+    files_argument,
+    json_option,
+    print_json,
+    print_table,
+    progress_bar,
+    wrong_usage,
+)
+
+if TYPE_CHECKING:
+    from .answer import Answer
+    from .client import CascadeClient
+
+__all__ = ["main"]
+
+
+def _checked_url(ctx: click.Context, parameter: click.Parameter, url: str) -> str:
+    try:
+        Address.parse(url)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
+    return url
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--url",
+    default="localhost:8001",
+    show_default=True,
+    callback=_checked_url,
+    help="grpc://HOST:PORT, http://HOST:PORT, or HOST:PORT for gRPC.",
+)
+@click.option("--cascade", default="imagenet", show_default=True, help="Name of the cascade.")
+@click.version_option(package_name="triton-cascade")
+@click.pass_context
+def main(ctx: click.Context, url: str, cascade: str) -> None:
+    r"""Ask a cascade served by Triton, load it, look at it.
+
+    \b
+    Examples:
+      cascade-client infer cat.jpg dog.jpg
+      cascade-client --cascade pitch infer notes.npy --point fast
+      cascade-client bench photos/ --baselines --concurrency 64
+      cascade-client status
+
+    Results go to stdout, everything else to stderr. Exit status: 0 done, 1 an error that is
+    explained, 2 wrong usage.
+    """
+    ctx.obj = Target(url, cascade)
+
+
+@main.command()
+@files_argument
+@click.option("--point", metavar="P", help="Operating point; default: the server's.")
+@click.option("--min-tier", type=click.IntRange(0), metavar="N", help="Lowest tier to answer.")
+@click.option("--max-tier", type=click.IntRange(0), metavar="N", help="Highest tier to answer.")
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    metavar="K",
+    help="Classes to show.",
+)
+@json_option
+@click.pass_obj
+def infer(
+    target: Target,
+    files: tuple[Path, ...],
+    point: str | None,
+    min_tier: int | None,
+    max_tier: int | None,
+    top: int,
+    as_json: bool,
+) -> None:
+    r"""Answer FILES: pictures, or .npy arrays for a cascade that takes numbers.
+
+    A folder stands for the files in it. Each row is sent by itself, so its milliseconds are its
+    own. A file that is refused is reported and the others are answered; exit status 1 then.
+
+    \b
+    Examples:
+      cascade-client infer cat.jpg
+      cascade-client infer photos/ --point accurate --top 1
+      cascade-client infer cat.jpg --min-tier 2 --json
+    """
+    if not files:
+        wrong_usage("give FILES to answer")
+    choice = {"point": point, "min_tier": min_tier, "max_tier": max_tier}
+    with target.client() as client, progress_bar() as progress:
+        answered, failed = _infer_files(client, files, choice, progress)
+    if as_json:
+        print_json([{"row": name, **answer.as_json(top)} for name, answer in answered])
+    elif answered:
+        from .report import answer_table
+
+        print_table(answer_table(answered, top))
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _infer_files(
+    client: CascadeClient, paths: tuple[Path, ...], choice: dict[str, Any], progress: Any
+) -> tuple[list[tuple[str, Answer]], int]:
+    from .rows import files_in, read_file
+
+    port = client.spec().inputs[0]
+    files = files_in(paths, port)
+    answered: list[tuple[str, Answer]] = []
+    failed = 0
+    for i, path in enumerate(files):
+        progress(i, len(files), path.name)
+        try:
+            rows = read_file(path, port)
+            answers = client.infer(rows, **choice, rows_per_request=1)
+        except RequestError as exc:
+            failed += 1
+            named = exc.message.startswith(str(path))
+            _report(exc, exc.message if named else f"{path}: {exc.message}")
+            continue
+        names = [str(path)] if len(rows) == 1 else [f"{path}[{k}]" for k in range(len(rows))]
+        answered += zip(names, answers, strict=True)
+    return answered, failed
+
+
+def _report(exc: CascadeError, message: str) -> None:
+    click.echo(f"Error: {message}", err=True)
+    if exc.hint:
+        click.echo(f"help: {exc.hint}", err=True)
+
+
+@main.command()
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0),
+    metavar="S",
+    help="First wait up to S seconds until every tier has answered a row.",
+)
+@json_option
+@click.pass_obj
+def status(target: Target, wait_s: float | None, as_json: bool) -> None:
+    r"""Show the server, the parts of the cascade, its tiers and operating points.
+
+    Exit status 1 if any part is not ready.
+
+    \b
+    Examples:
+      cascade-client status
+      cascade-client status --wait 60 --json
+    """
+    with target.client() as client:
+        if wait_s is not None:
+            client.wait_ready(wait_s)
+        found = client.status()
+    if as_json:
+        print_json(found.as_json())
+    else:
+        from .report import part_table, point_table, tier_table
+
+        state = "ready" if found.ready else "not ready"
+        click.echo(f"{found.cascade} on {found.server} at {found.url}: {state}")
+        print_table(part_table(found))
+        if found.served is not None:
+            print_table(tier_table(found))
+            print_table(point_table(found.served))
+    if not found.ready:
+        raise click.exceptions.Exit(1)
+
+
+main.add_command(bench)
+
+
+@main.group()
+def policy() -> None:
+    """See by which operating points the cascade decides."""
+
+
+@policy.command("list")
+@json_option
+@click.pass_obj
+def policy_list(target: Target, as_json: bool) -> None:
+    r"""List the operating points, cheapest first.
+
+    \b
+    Example:
+      cascade-client policy list
+    """
+    with target.client() as client:
+        served = client.policy()
+    if as_json:
+        policy = served.as_json()["policy"]
+        print_json({"default_point": served.default_point, "points": policy["points"]})
+        return
+    from .report import point_table
+
+    print_table(point_table(served))
+
+
+@policy.command("show")
+@json_option
+@click.pass_obj
+def policy_show(target: Target, as_json: bool) -> None:
+    r"""Show the policy in force: points, provenance, switches.
+
+    \b
+    Example:
+      cascade-client policy show --json
+    """
+    with target.client() as client:
+        served = client.policy()
+    if as_json:
+        print_json(served.as_json())
+        return
+    from .report import point_table
+
+    policy = served.policy
+    click.echo(f"cascade {policy.cascade}: {len(policy.tiers)} tiers, {policy.n_classes} classes")
+    print_table(point_table(served))
+    for key, value in policy.provenance.items():
+        click.echo(f"{key}: {value}")
+    for entry in served.history:
+        click.echo("switched " + ", ".join(f"{key} {value}" for key, value in entry.items()))
