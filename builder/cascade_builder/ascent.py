@@ -59,15 +59,18 @@ def ascend(view: View, costs: Costs, seed: int = 0) -> Iterator[Climbed]:
     rng = np.random.default_rng(seed)
     previous = top.copy()
     for price in np.geomspace(1e-3, 10.0, _PRICES) / max(costs.alone(n_tiers - 1), 1e-12):
-        starts = [previous] + [
-            np.array(
-                [np.nanquantile(s, q) for s, q in zip(scores, rng.random(n_tiers), strict=True)]
-            )
-            for _ in range(_STARTS - 1)
-        ]
+        shares = rng.random((_STARTS - 1, n_tiers))
+        starts = [previous, *(_at_shares(scores, share) for share in shares)]
         found = [_climb(scores, right, costs, price, start, top) for start in starts]
-        value, previous = max(found, key=lambda f: f[0])
+        previous = max(found, key=lambda f: f[0])[1]
         yield _measured(scores, right, costs, previous)
+
+
+def _at_shares(scores: Floats, shares: Floats) -> Floats:
+    """Give the thresholds that this share of each tier's scores lies under: (K,) float64."""
+    known = [s[np.isfinite(s)] for s in scores]
+    pairs = zip(known, shares, strict=True)
+    return np.array([np.quantile(s, share) if len(s) else 0.0 for s, share in pairs])
 
 
 def _climb(
@@ -78,7 +81,7 @@ def _climb(
     Returns:
         The value per row and (K,) thresholds; the last tier's is not used.
     """
-    n_tiers, n = scores.shape
+    n_tiers = len(scores)
     thresholds = start.copy()
     best, kept = -np.inf, start
     for _ in range(_ROUNDS):

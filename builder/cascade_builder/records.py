@@ -33,9 +33,9 @@ class Top:
     """The largest logits of every row, for tasks with very many softmax classes.
 
     ``dense`` puts them back in their places and spreads the rest of the probability evenly over
-    the other classes. Label, maximum, margin, gap and energy at temperature 1 are then exact;
-    entropy, and anything at another temperature, comes close from above in certainty's favour
-    by no more than the shape of the tail allows.
+    the other classes; scores are then computed as if these were the logits. Label, maximum,
+    margin, gap and energy at temperature 1 are exact; entropy (an even tail has the most) and
+    everything at another temperature are approximate, the closer the more logits are kept.
 
     Attributes:
         logits: (N, T) float, largest first, T < C.
@@ -259,7 +259,8 @@ class Records:
         return records
 
     def _refuse(self, message: str) -> None:
-        raise RecordsError(f"records: {message}", hint=_RERECORD)
+        text = f"records: {message}"
+        raise RecordsError(text, hint=_RERECORD)
 
 
 def _tier(table: Table, arrays: Mapping[str, npt.NDArray[Any]], k: int) -> TierRecord:
