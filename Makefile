@@ -7,10 +7,11 @@ SPEC ?= $(CASCADE)
 # Cascades other than the committed demo are laid out beside it, so that each serves alone.
 REPOSITORY ?= $(if $(filter imagenet,$(CASCADE)),model_repository,build/model_repository-$(CASCADE))
 INSTALLED := .venv/.installed
+PERF := .venv/libexec/perf_analyzer/perf_analyzer
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast test-slow test-gpu check lint type imports format \
-	build-engines serve bench clean
+	build-engines serve bench perf-analyzer readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -46,8 +47,19 @@ build-engines: install ## export the experts and lay out the model repository, o
 serve: install build-engines ## the real server in the foreground
 	$(BIN)/cascade-serve --model-repository $(REPOSITORY)
 
-bench: install ## the benchmark tables
+bench: install $(PERF) ## measure cascades and router on the real server, write benchmarks/results/
 	$(BIN)/python -m benchmarks.run
+
+perf-analyzer: $(PERF) ## install a perf_analyzer that runs on this glibc into .venv
+$(PERF): | $(INSTALLED)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps \
+		--dest build/perf tritonclient==2.51.0
+	$(BIN)/python -m zipfile -e build/perf/tritonclient-2.51.0-*.whl build/perf
+	mkdir -p $(dir $(PERF))
+	install -m 755 build/perf/tritonclient-2.51.0.data/data/bin/perf_analyzer $(PERF)
+
+readme: install ## write the README's table of measurements anew from benchmarks/results/
+	$(BIN)/python -m benchmarks.readme
 
 test: check ## all tests, the real server included; what CI calls
 	$(BIN)/python -m pytest -m 'not slow and not gpu'

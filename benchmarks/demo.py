@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+
 from cascade_builder.demo import notes, photos
 from cascade_client import CascadeClient
 from cascade_router.errors import CascadeError

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from cascade_builder.build import build
 from cascade_builder.spec import Spec
 from cascade_builder.triton_config import parse
@@ -16,7 +17,11 @@ COMMITTED = ROOT / "model_repository"
 def tracked():
     """Names of the committed files of the repository."""
     listing = subprocess.run(
-        ["git", "ls-files", "model_repository"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "model_repository"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return {Path(line).relative_to("model_repository") for line in listing.stdout.splitlines()}
 

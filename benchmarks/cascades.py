@@ -1,0 +1,69 @@
+"""The demo cascades under load on the real server, each operating point beside the experts alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cascade_builder.build import build
+from cascade_builder.demo import notes, photos
+from cascade_builder.spec import Spec
+from cascade_client import CascadeClient
+from cascade_router.serve import Server, free_ports
+
+__all__ = ["measure"]
+
+_SCRATCH = Path("build")
+
+
+def measure(
+    cascade: str, data: Path, *, concurrency: int = 16, seconds: float = 4, rounds: int = 5
+) -> dict[str, Any]:
+    """Run ``cascade-client bench --json`` on a cascade.
+
+    Args:
+        cascade: A packaged spec.
+        data: Folder with labelled data; where it is absent the bundled demo rows are used.
+        concurrency: Requests under way at once.
+        seconds: Of load per candidate and round.
+        rounds: Turns of each candidate; medians are reported.
+
+    Returns:
+        What the command printed, and which rows it was.
+    """
+    repository = _SCRATCH / f"model_repository-bench-{cascade}"
+    build(Spec.find(cascade), repository)
+    files, rows = _rows(cascade, data)
+    log = _SCRATCH / f"{cascade}-bench.log"
+    with Server(repository=repository, ports=free_ports(), log=log) as server:
+        with CascadeClient(server.grpc_url, cascade) as client:
+            client.wait_ready()
+        command = [
+            *(str(Path(sys.executable).parent / "cascade-client"), "--url", server.grpc_url),
+            *("--cascade", cascade, "bench", *files, "--baselines", "--json"),
+            *("--concurrency", str(concurrency), "--seconds", str(seconds)),
+            *("--rounds", str(rounds)),
+        ]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return {"cascade": cascade, "rows": rows, "bench": json.loads(done.stdout)}
+
+
+def _rows(cascade: str, data: Path) -> tuple[list[str], str]:
+    """Name the files to send and say what they are."""
+    if cascade == "imagenet":
+        folder = data / "imagenet_val1300" / "images"
+        if folder.is_dir():
+            return [str(folder)], "1300 labelled photos"
+        return [str(path) for path in photos.paths()], "scikit-image's bundled photos"
+    source = data / "pitch" / "timgm_frames3000.npz"
+    file = _SCRATCH / "pitch-rows.npy"
+    if source.exists():
+        rows, what = np.load(source)["x"].astype(np.float32), "3000 frames of rendered notes"
+    else:
+        rows, what = np.stack(notes.rows()), "synthesised notes"
+    np.save(file, rows)
+    return [str(file)], what
