@@ -5,6 +5,7 @@ Only click is imported here; what a command needs it imports when it runs, so th
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,12 @@ def main(ctx: click.Context, url: str, cascade: str) -> None:
 @main.command()
 @files_argument
 @click.option("--point", metavar="P", help="Operating point; default: the server's.")
+@click.option(
+    "--efficiency",
+    type=click.FloatRange(0, 1),
+    metavar="E",
+    help="Instead of a point: 0 for the safest certified one to 1 for the cheapest.",
+)
 @click.option("--min-tier", type=click.IntRange(0), metavar="N", help="Lowest tier to answer.")
 @click.option("--max-tier", type=click.IntRange(0), metavar="N", help="Highest tier to answer.")
 @click.option(
@@ -86,6 +93,7 @@ def infer(
     target: Target,
     files: tuple[Path, ...],
     point: str | None,
+    efficiency: float | None,
     min_tier: int | None,
     max_tier: int | None,
     top: int,
@@ -104,7 +112,12 @@ def infer(
     """
     if not files:
         wrong_usage("give FILES to answer")
-    choice = {"point": point, "min_tier": min_tier, "max_tier": max_tier}
+    choice = {
+        "point": point,
+        "efficiency": efficiency,
+        "min_tier": min_tier,
+        "max_tier": max_tier,
+    }
     with target.client() as client, progress_bar() as progress:
         answered, failed = _infer_files(client, files, choice, progress)
     if as_json:
@@ -182,6 +195,10 @@ def status(target: Target, wait_s: float | None, as_json: bool) -> None:
         if found.served is not None:
             print_table(tier_table(found))
             print_table(point_table(found.served))
+            if found.served.refused is not None:
+                click.echo(
+                    f"the policy file is refused, the last good one serves: {found.served.refused}"
+                )
     if not found.ready:
         raise click.exceptions.Exit(1)
 
@@ -191,7 +208,7 @@ main.add_command(bench)
 
 @main.group()
 def policy() -> None:
-    """See by which operating points the cascade decides."""
+    """See and switch the operating points by which the cascade decides."""
 
 
 @policy.command("list")
@@ -239,3 +256,25 @@ def policy_show(target: Target, as_json: bool) -> None:
         click.echo(f"{key}: {value}")
     for entry in served.history:
         click.echo("switched " + ", ".join(f"{key} {value}" for key, value in entry.items()))
+
+
+@policy.command("set")
+@click.argument("point")
+@click.option("--who", default=getpass.getuser, metavar="NAME", help="Recorded by the server.")
+@json_option
+@click.pass_obj
+def policy_set(target: Target, point: str, who: str, as_json: bool) -> None:
+    r"""Make POINT the default of the running cascade, within a second and without a reload.
+
+    It holds for every request that names no point, and after a restart too.
+
+    \b
+    Example:
+      cascade-client policy set exact
+    """
+    with target.client() as client:
+        change = client.set_point(point, who)
+    if as_json:
+        print_json(change)
+        return
+    click.echo(f"default point: {change['was']} -> {change['point']}, recorded at {change['when']}")

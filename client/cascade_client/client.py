@@ -59,6 +59,7 @@ class CascadeClient:
         max_tier: int | None = None,
         scores: bool = True,
         *,
+        efficiency: float | None = None,
         rows_per_request: int | None = None,
         timeout_s: float | None = None,
     ) -> list[Answer]:
@@ -70,6 +71,7 @@ class CascadeClient:
             point: Operating point; None: the server's default.
             min_tier: Lowest tier that may answer.
             max_tier: Highest tier that may answer.
+            efficiency: Instead of ``point``: 0 the safest certified one, 1 the cheapest.
             scores: Also fetch the probabilities of all classes.
             rows_per_request: Rows sent together; None: as many as the server allows. With 1,
                 every answer has its own ``ms``.
@@ -81,7 +83,7 @@ class CascadeClient:
             TierError: If an expert failed.
             ServerError: If the server cannot be reached, is not ready or does not answer in time.
         """
-        parameters = infer_parameters(point, min_tier, max_tier)
+        parameters = infer_parameters(point, min_tier, max_tier, efficiency)
         return self.run(
             self._talk.infer(
                 rows,
@@ -99,6 +101,21 @@ class CascadeClient:
     def policy(self) -> ServedPolicy:
         """Fetch the policy in force."""
         return self.run(self._talk.policy())
+
+    def set_point(self, point: str, who: str = "python") -> dict[str, str]:
+        """Switch the default point of the running cascade, for everyone.
+
+        Args:
+            point: Name of the operating point.
+            who: Recorded on the server's side.
+
+        Returns:
+            The record: ``when``, ``who``, ``was``, ``point``.
+
+        Raises:
+            RequestError: If there is no such point.
+        """
+        return self.run(self._talk.set_point(point, who))
 
     def status(self) -> Status:
         """Look at the server and every part of the cascade."""
@@ -178,11 +195,12 @@ class AsyncCascadeClient:
         max_tier: int | None = None,
         scores: bool = True,
         *,
+        efficiency: float | None = None,
         rows_per_request: int | None = None,
         timeout_s: float | None = None,
     ) -> list[Answer]:
         """Answer rows, in their order; as `CascadeClient.infer`."""
-        parameters = infer_parameters(point, min_tier, max_tier)
+        parameters = infer_parameters(point, min_tier, max_tier, efficiency)
         return await self.run(
             self._talk.infer(
                 rows,
@@ -200,6 +218,21 @@ class AsyncCascadeClient:
     async def policy(self) -> ServedPolicy:
         """Fetch the policy in force."""
         return await self.run(self._talk.policy())
+
+    async def set_point(self, point: str, who: str = "python") -> dict[str, str]:
+        """Switch the default point of the running cascade, for everyone.
+
+        Args:
+            point: Name of the operating point.
+            who: Recorded on the server's side.
+
+        Returns:
+            The record: ``when``, ``who``, ``was``, ``point``.
+
+        Raises:
+            RequestError: If there is no such point.
+        """
+        return await self.run(self._talk.set_point(point, who))
 
     async def status(self) -> Status:
         """Look at the server and every part of the cascade."""

@@ -59,10 +59,19 @@ class Pause(Call[None]):
 
 
 def infer_parameters(
-    point: str | None = None, min_tier: int | None = None, max_tier: int | None = None
+    point: str | None = None,
+    min_tier: int | None = None,
+    max_tier: int | None = None,
+    efficiency: float | None = None,
 ) -> Parameters:
     """Name the request parameters of a choice; None leaves the choice to the server."""
-    values = {"cascade_point": point, "cascade_min_tier": min_tier, "cascade_max_tier": max_tier}
+    values = {
+        "cascade_point": point,
+        # As text: tools on the way may carry no floating-point parameters.
+        "cascade_efficiency": None if efficiency is None else repr(float(efficiency)),
+        "cascade_min_tier": min_tier,
+        "cascade_max_tier": max_tier,
+    }
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -135,13 +144,26 @@ class Talk:
 
     def policy(self) -> Flow[ServedPolicy]:
         """What the control model tells of the policy in force."""
+        return ServedPolicy.from_json((yield from self._command(do="show")))
+
+    def set_point(self, point: str, who: str) -> Flow[dict[str, str]]:
+        """Switch the default point of the running cascade; the server records and returns it.
+
+        Raises:
+            RequestError: If there is no such point; those there are are listed.
+        """
+        reply = yield from self._command(do="set", point=point, who=who)
+        change: dict[str, str] = json.loads(reply)
+        return change
+
+    def _command(self, **command: str) -> Flow[bytes]:
         model = f"{self.cascade}_control"
-        command = as_bytes([json.dumps({"do": "show"}).encode()])
+        tensor = as_bytes([json.dumps(command).encode()])
         try:
-            reply = yield from ask(Infer(model, {"COMMAND": command}))
+            reply = yield from ask(Infer(model, {"COMMAND": tensor}))
         except RequestError as exc:
             raise (yield from self._missing(self.cascade, exc)) from exc
-        return ServedPolicy.from_json(bytes(reply["REPLY"].ravel()[0]))
+        return bytes(reply["REPLY"].ravel()[0])
 
     def status(self) -> Flow[Status]:
         """Look at the server and every part of the cascade; parts that are down are reported.

@@ -26,6 +26,7 @@ class ServedPolicy:
             policy was written.
         manifest: What was built, and from what.
         history: Switches so far, oldest first.
+        refused: Why the policy file as it lies there is not in force; None: it is.
         labels: Name of each class; empty: the cascade has none.
     """
 
@@ -33,6 +34,7 @@ class ServedPolicy:
     default_point: str
     manifest: Mapping[str, Any]
     history: tuple[Mapping[str, Any], ...] = ()
+    refused: str | None = None
     labels: tuple[str, ...] = ()
 
     @property
@@ -58,6 +60,7 @@ class ServedPolicy:
             default_point=table.text("default_point"),
             manifest=table.table("manifest", {}).rest(),
             history=tuple(table.items("history", [])),
+            refused=table.text("refused") if table.has("refused") else None,
             labels=tuple(str(name) for name in table.items("labels", [])),
         )
 
@@ -68,6 +71,7 @@ class ServedPolicy:
             "policy": json.loads(self.policy.to_json()),
             "manifest": dict(self.manifest),
             "history": [dict(entry) for entry in self.history],
+            "refused": self.refused,
         }
 
 

@@ -18,11 +18,11 @@ from .answers import Answers
 from .errors import CascadeError, TierError
 from .escalation import Escalation, Group, stack
 from .gate import DECIDED, Ints
-from .manifest import served_policy
 from .metrics import ExitCounter
 from .options import Options
 from .policy import Policy
 from .scores import Floats
+from .served import ServedPolicy
 from .triton_io import Array, call, config_of, input_of, parameter
 from .walk import Walk
 
@@ -35,12 +35,15 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the policy and start the workers."""
         config = config_of(args)
-        self._policy = served_policy(Path(args["model_repository"]) / args["model_version"])
-        self._exits = ExitCounter(self._policy.cascade)
+        self._served = ServedPolicy(Path(args["model_repository"]) / args["model_version"])
+        self._served.follow()
+        # A policy may be replaced while serving, its tiers may not.
+        self._tiers = self._served.policy.tiers
+        self._exits = ExitCounter(self._served.policy.cascade)
         self._input = config["input"][0]["name"]
         self._escalation = Escalation(
             self._run,
-            n_tiers=len(self._policy.tiers),
+            n_tiers=len(self._tiers),
             max_batch=int(config["max_batch_size"]),
             max_waiting=int(parameter(config, "max_waiting_rows", "256")),
             workers=int(parameter(config, "calls_per_tier", "2")),
@@ -48,7 +51,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer what the first tier decides; None for what is answered later."""
-        policy = self._policy
+        policy = self._served.policy
         answers = Answers(requests)
         inputs: list[Array] = []
         options: list[Options] = []
@@ -71,17 +74,19 @@ class TritonPythonModel:
                     self._exits.count(policy, walk, rows)
                 answers.report(rows, error)
 
-            self._start(Group(walk, np.arange(len(options)), stack(inputs), report), answers)
+            group = Group(walk, np.arange(len(options)), stack(inputs), report)
+            self._start(policy, group, answers)
         return answers.by_list
 
     def finalize(self) -> None:
         """Finish what is under way and end the workers."""
+        self._served.close()
         self._escalation.close()
         self._exits.close()
 
-    def _start(self, group: Group, answers: Answers) -> None:
+    def _start(self, policy: Policy, group: Group, answers: Answers) -> None:
         """Run the first tier here; send what it does not decide on its way up."""
-        walk, policy = group.walk, self._policy
+        walk = group.walk
         first = int(policy.gates.start[policy.index(policy.default)])
         here = walk.tier == first
         if here.any():
@@ -99,7 +104,7 @@ class TritonPythonModel:
 
     def _run(self, tier: int, rows: Array) -> Floats:
         """Call a tier's model by BLS."""
-        expert = self._policy.tiers[tier]
+        expert = self._tiers[tier]
         try:
             return call(expert.model, {self._input: rows}, "LOGITS")
         except TierError as error:

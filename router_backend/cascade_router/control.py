@@ -1,6 +1,8 @@
 """The control model: what a running cascade tells about itself, as JSON over one BYTES tensor.
 
-Commands: ``{"do": "show"}``. Config: ``parameters`` with ``router``, the router's model name.
+Commands: ``{"do": "show"}``; ``{"do": "set", "point": "fast", "who": "ann"}`` switches the default
+point of every router instance within a second. Config: ``parameters`` with ``router``, the name of
+the router's model.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CascadeError, RequestError
+from .errors import CascadeError, RequestError, ServerError
 from .manifest import read_manifest
-from .policy import Policy
+from .served import ServedPolicy
 from .strict import Table
 from .triton_io import config_of, error_response, input_of, parameter, response
 
@@ -29,7 +31,8 @@ class TritonPythonModel:
         """Find the router's folder."""
         router = parameter(config_of(args), "router", "")
         self._folder = Path(args["model_repository"]).parent / router / args["model_version"]
-        self._commands = {"show": self._show}
+        self._served = ServedPolicy(self._folder)
+        self._commands = {"show": self._show, "set": self._set}
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each command on its own."""
@@ -53,14 +56,26 @@ class TritonPythonModel:
 
     def _show(self, command: Table) -> dict[str, Any]:
         command.done()
-        policy = Policy.read(self._folder / "policy.json")
+        self._served.refresh()
+        policy = self._served.policy
         return {
             "policy": json.loads(policy.to_json()),
             "manifest": read_manifest(self._folder),
             "default_point": policy.default,
-            "history": [],
+            "history": list(self._served.switch.changes),
+            "refused": self._served.refused,
             "labels": self._labels(),
         }
+
+    def _set(self, command: Table) -> dict[str, Any]:
+        point, who = command.text("point"), command.text("who", "unknown")
+        command.done()
+        try:
+            self._served.set_default(point, who[:100])
+        except OSError as exc:
+            message = f"switch.json: cannot be written: {exc.strerror}"
+            raise ServerError(message, hint="is the model repository writable?") from exc
+        return dict(self._served.switch.changes[-1])
 
     def _labels(self) -> list[str]:
         """Names of the classes; empty where the spec gives none."""

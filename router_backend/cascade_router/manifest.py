@@ -12,7 +12,7 @@ from typing import Any
 from .errors import PolicyError
 from .policy import Policy
 
-__all__ = ["check_policy", "read_manifest", "served_policy"]
+__all__ = ["check_policy", "read_manifest"]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -53,14 +53,3 @@ def check_policy(policy: Policy, manifest: dict[str, Any]) -> None:
                 f"the repository holds {str(built.get(tier.name))[:19]}"
             )
             raise PolicyError(message, hint=hint)
-
-
-def served_policy(folder: Path) -> Policy:
-    """Read the policy that a router's version folder serves and check it against the manifest.
-
-    Raises:
-        PolicyError: If either is broken or they do not belong together.
-    """
-    policy = Policy.read(folder / "policy.json")
-    check_policy(policy, read_manifest(folder))
-    return policy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from .strict import suggestion
 
 __all__ = ["NAMES", "Options"]
 
-NAMES = ["cascade_point", "cascade_min_tier", "cascade_max_tier"]
+NAMES = ["cascade_point", "cascade_efficiency", "cascade_min_tier", "cascade_max_tier"]
 """The parameters there are."""
 
 
@@ -39,7 +40,8 @@ class Options:
             policy: Says which points and tiers there are.
 
         Raises:
-            RequestError: For an unknown ``cascade_`` parameter, point or tier.
+            RequestError: For an unknown ``cascade_`` parameter, point or tier, or a value that does
+                not fit.
         """
         given: dict[str, Any] = json.loads(parameters) if parameters else {}
         for key in given:
@@ -52,8 +54,28 @@ class Options:
         if low > high:
             message = f"cascade_min_tier: got {low}, above cascade_max_tier {high}"
             raise RequestError(message, hint="ask for a range of tiers that holds one")
-        name = str(given.get("cascade_point", policy.default))
-        return cls(point=policy.index(name), min_tier=low, max_tier=high)
+        return cls(point=_point(given, policy), min_tier=low, max_tier=high)
+
+
+def _point(given: dict[str, Any], policy: Policy) -> int:
+    efficiency = given.get("cascade_efficiency")
+    if efficiency is None:
+        return policy.index(str(given.get("cascade_point", policy.default)))
+    if "cascade_point" in given:
+        message = "cascade_efficiency: given beside cascade_point"
+        raise RequestError(message, hint="give one of them")
+    try:
+        share = float(efficiency)
+    except (TypeError, ValueError):
+        share = math.nan
+    if isinstance(efficiency, bool) or not 0 <= share <= 1:
+        message = f"cascade_efficiency: got {efficiency!r}, expected a number from 0 to 1"
+        raise RequestError(message, hint="0: the safest certified point, 1: the cheapest")
+    ladder = policy.certified
+    if not ladder:
+        message = "cascade_efficiency: this policy has no certified points"
+        raise RequestError(message, hint="name a cascade_point, or run `cascade-builder calibrate`")
+    return ladder[round((1 - share) * (len(ladder) - 1))]
 
 
 def _tier(given: dict[str, Any], key: str, default: int, last: int) -> int:

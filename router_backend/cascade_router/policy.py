@@ -179,6 +179,11 @@ class Policy:
         return [point.name for point in self.points]
 
     @cached_property
+    def certified(self) -> list[int]:
+        """Indices of the operating points that hold a certificate, cheapest first."""
+        return [i for i, point in enumerate(self.points) if point.certificate is not None]
+
+    @cached_property
     def gates(self) -> GateTable:
         """The gates of all points as arrays."""
         return GateTable([point.gates for point in self.points])

@@ -57,6 +57,9 @@ def test_a_broken_picture_fails_its_own_request_only(tmp_path):
     assert {r.error().code() for r in (bad, second_row)} == {"INVALID_ARG"}
 
 
+MANIFEST = {"cascade": "c", "experts": [{"name": "a", "digest": "d"}]}
+
+
 @pytest.fixture
 def control(tmp_path):
     version = tmp_path / "c_router" / "1"
@@ -66,11 +69,11 @@ def control(tmp_path):
         activation="softmax",
         n_classes=2,
         tiers=(Tier(name="a", model="c_a", digest="d"),),
-        points=(OperatingPoint(name="only", gates=(Gate(),)),),
+        points=tuple(OperatingPoint(name=n, gates=(Gate(),)) for n in ("only", "other")),
         default="only",
     )
     (version / "policy.json").write_text(policy.to_json())
-    (version / "manifest.json").write_text('{"cascade": "c"}')
+    (version / "manifest.json").write_text(json.dumps(MANIFEST))
     return started(Control(), tmp_path / "c_control", router="c_router")
 
 
@@ -85,7 +88,21 @@ def test_show_tells_policy_and_manifest(control):
     shown = json.loads(answer.output("REPLY")[0])
     assert shown["default_point"] == "only"
     assert shown["policy"]["points"][0]["name"] == "only"
-    assert shown["manifest"] == {"cascade": "c"}
+    assert shown["manifest"] == MANIFEST
+    assert (shown["history"], shown["refused"], shown["labels"]) == ([], None, [])
+
+
+def test_set_switches_the_default_and_records_who(control, tmp_path):
+    """The change is answered with its record, shown afterwards, and lies in the router's folder."""
+    asked = b'{"do": "set", "point": "other", "who": "ann"}'
+
+    (answer,) = control.execute([command(asked)])
+
+    change = json.loads(answer.output("REPLY")[0])
+    assert (change["was"], change["point"], change["who"]) == ("only", "other", "ann")
+    (shown,) = control.execute([command(b'{"do": "show"}')])
+    assert json.loads(shown.output("REPLY")[0])["default_point"] == "other"
+    assert json.loads((tmp_path / "c_router/1/switch.json").read_text())["default"] == "other"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +113,8 @@ def test_show_tells_policy_and_manifest(control):
         (b"[1]", "input COMMAND: expected a table, got list"),
         (b'{"do": "shew"}', "got 'shew'"),
         (b"{}", "the key 'do' is missing"),
+        (b'{"do": "set", "point": "turbo"}', "'turbo' is unknown; this policy has only, other"),
+        (b'{"do": "set"}', "the key 'point' is missing"),
         (b'{"do": "show", "loud": 1}', "input COMMAND.loud is not a key"),
     ],
 )

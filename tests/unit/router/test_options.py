@@ -1,5 +1,6 @@
 """What a request may ask for, and what it is told when it asks for something else."""
 
+import dataclasses
 import json
 
 import pytest
@@ -48,6 +49,11 @@ def test_options_are_read(given, expected):
         ({"cascade_min_tier": 1.5}, "got 1.5, expected"),
         ({"cascade_min_tier": True}, "got True, expected"),
         ({"cascade_min_tier": "two"}, "got 'two', expected"),
+        ({"cascade_efficiency": 0.5}, "this policy has no certified points"),
+        ({"cascade_efficiency": 1.5}, "got 1.5, expected a number from 0 to 1"),
+        ({"cascade_efficiency": "much"}, "got 'much', expected a number"),
+        ({"cascade_efficiency": True}, "got True, expected a number"),
+        ({"cascade_efficiency": 0.5, "cascade_point": "fast"}, "given beside cascade_point"),
         ({"cascade_min_tier": 2, "cascade_max_tier": 1}, "got 2, above cascade_max_tier 1"),
     ],
 )
@@ -55,3 +61,26 @@ def test_a_wrong_option_is_refused(given, message):
     """The error names the parameter, the value and what was expected."""
     with pytest.raises(RequestError, match=message):
         Options.of(json.dumps(given), POLICY)
+
+
+@pytest.mark.parametrize(
+    ("efficiency", "point"),
+    [
+        (0, "exact"),
+        (0.2, "exact"),
+        (0.5, "middle"),
+        (0.8, "fast"),
+        (1.0, "fast"),
+        ("0.5", "middle"),
+    ],
+)
+def test_efficiency_maps_to_the_certified_ladder(efficiency, point):
+    """0 is the safest certified point, 1 the cheapest; uncertified points are passed over."""
+    gates = POLICY.points[0].gates
+    ladder = [("wild", None), ("fast", {}), ("middle", {}), ("exact", {})]
+    points = tuple(OperatingPoint(name=n, gates=gates, certificate=c) for n, c in ladder)
+    policy = dataclasses.replace(POLICY, points=points)
+
+    asked = Options.of(json.dumps({"cascade_efficiency": efficiency}), policy)
+
+    assert policy.points[asked.point].name == point

@@ -1,0 +1,149 @@
+"""The policy in force follows its files; what cannot be used never takes its place."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+
+from cascade_router import Gate, OperatingPoint, Policy, PolicyError, RequestError, Tier
+from cascade_router.served import ServedPolicy, Switch
+
+POLICY = Policy(
+    cascade="c",
+    activation="softmax",
+    n_classes=2,
+    tiers=tuple(Tier(name=n, model=n, digest=f"d-{n}") for n in "ab"),
+    points=tuple(
+        OperatingPoint(name=n, gates=(Gate(threshold=t), Gate()))
+        for n, t in (("fast", 0.5), ("exact", 0.9))
+    ),
+    default="fast",
+)
+
+
+def replace_file(path, text):
+    """Write beside and rename, as a careful writer does."""
+    draft = path.with_suffix(".new")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "policy.json").write_text(POLICY.to_json())
+    experts = [{"name": t.name, "digest": t.digest} for t in POLICY.tiers]
+    (tmp_path / "manifest.json").write_text(json.dumps({"cascade": "c", "experts": experts}))
+    return tmp_path
+
+
+@pytest.fixture
+def served(folder):
+    return ServedPolicy(folder, clock=lambda: "noon")
+
+
+def test_a_replaced_policy_is_taken(served, folder):
+    """A new calibration is in force after the next look."""
+    points = (OperatingPoint(name="new", gates=(Gate(threshold=0.7), Gate())),)
+    replace_file(
+        folder / "policy.json",
+        dataclasses.replace(POLICY, points=points, default="new").to_json(),
+    )
+
+    served.refresh()
+
+    assert served.policy.default == "new"
+    assert served.refused is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (POLICY.to_json()[:200], "not JSON"),
+        ("garbage", "not JSON"),
+        ("", "not JSON"),
+        (dataclasses.replace(POLICY, cascade="d").to_json(), "made for cascade 'd'"),
+        (POLICY.to_json().replace("d-b", "d-x"), "tier 'b' was calibrated as d-x"),
+        (
+            json.dumps(
+                json.loads(POLICY.to_json())
+                | {
+                    "tiers": json.loads(POLICY.to_json())["tiers"][::-1],
+                }
+            ),
+            "has tiers ['b', 'a'], the router runs ['a', 'b']",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_refused_and_the_last_good_one_stays(served, folder, text, reason):
+    """Truncated, garbage, foreign: the reason is kept until a good policy comes."""
+    before = served.policy
+    replace_file(folder / "policy.json", text)
+    served.refresh()
+
+    assert served.policy is before
+    assert reason in served.refused
+
+    replace_file(folder / "policy.json", POLICY.to_json())
+    served.refresh()
+    assert served.refused is None
+
+
+def test_a_policy_that_vanishes_or_cannot_be_read_is_refused(served, folder):
+    """A deleted file changes nothing but the report."""
+    os.remove(folder / "policy.json")
+    served.refresh()
+
+    assert "cannot be read" in served.refused
+    assert served.policy == POLICY
+
+
+def test_without_a_usable_policy_nothing_starts(folder):
+    """At the start there is no last good one to keep."""
+    (folder / "policy.json").write_text("{")
+
+    with pytest.raises(PolicyError, match="not JSON"):
+        ServedPolicy(folder)
+
+
+def test_a_switch_reaches_every_instance_and_survives_a_restart(served, folder):
+    """Another instance sees the new default at its next look, a new one when it starts."""
+    other = ServedPolicy(folder)
+    served.set_default("exact", "ann")
+    other.refresh()
+
+    assert [s.policy.default for s in (served, other, ServedPolicy(folder))] == ["exact"] * 3
+    assert other.switch.changes == (
+        {"when": "noon", "who": "ann", "was": "fast", "point": "exact"},
+    )
+
+
+def test_an_unknown_point_is_refused_and_nothing_changes(served, folder):
+    """The caller is told the points there are; no file is written."""
+    with pytest.raises(RequestError, match="'turbo' is unknown; this policy has fast, exact"):
+        served.set_default("turbo", "ann")
+
+    assert not (folder / "switch.json").exists()
+
+
+def test_a_switch_to_a_point_that_a_new_policy_lacks_is_passed_over(served, folder):
+    """The new policy's own default holds then."""
+    served.set_default("exact", "ann")
+    points = (POLICY.points[0],)
+    replace_file(folder / "policy.json", dataclasses.replace(POLICY, points=points).to_json())
+    served.refresh()
+
+    assert served.policy.default == "fast"
+    assert served.refused is None
+
+
+def test_only_the_newest_hundred_changes_are_kept(folder):
+    """The record does not grow without end."""
+    switch = Switch()
+    for i in range(150):
+        switch = switch.to(f"p{i}", was="x", who="w", when="t")
+
+    switch.write(folder)
+
+    assert Switch.read(folder) == switch
+    assert [c["point"] for c in switch.changes] == [f"p{i}" for i in range(50, 150)]
