@@ -1,5 +1,6 @@
 """The Triton model of the router, with Triton's API faked: who is answered when, and how."""
 
+import dataclasses
 import json
 import sys
 
@@ -113,6 +114,20 @@ def test_rows_that_exit_leave_by_the_list_while_others_climb(router, server):
     assert replies[1].output("TIER").tolist() == [[0]]
     assert final(unsure, None).output("TIER").tolist() == [[2]]
     assert server.calls == [("c_small", 2), ("c_middle", 1), ("c_large", 1)]
+
+
+def test_a_tier_that_is_quicker_than_a_sender_runs_in_place(server, folder):
+    """With a measured cost under that of a sender, escalated rows are answered by the list."""
+    tiers = tuple(dataclasses.replace(tier, cost_ms={1: 0.1}) for tier in policy().tiers)
+    (folder / "1/policy.json").write_text(dataclasses.replace(policy(), tiers=tiers).to_json())
+    model = start(folder)
+    rows = [[9, 0, 0], [0.4, 0, 0], [0.01, 0, 0]]
+
+    replies = model.execute([Request({"X": np.array([r], dtype=np.float32)}) for r in rows])
+    model.finalize()
+
+    assert [reply.output("TIER").tolist() for reply in replies] == [[[0]], [[1]], [[2]]]
+    assert server.calls == [("c_small", 3), ("c_middle", 2), ("c_large", 1)]
 
 
 def test_only_the_requested_outputs_are_returned(router):
