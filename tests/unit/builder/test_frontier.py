@@ -8,7 +8,7 @@ from synthetic import costs_of, records, tiers_of
 
 from cascade_builder.cost_tables import Costs
 from cascade_builder.frontier import cuts, grid, grid_frontier, pareto, subsets
-from cascade_builder.pool import exact_pool, smooth_pool
+from cascade_builder.pool import EXACT, SMOOTH, Search
 from cascade_builder.replay import View, gates_from
 from cascade_builder.scored import Scored
 from cascade_builder.selection import plain
@@ -140,9 +140,9 @@ def test_a_tier_without_a_cost_is_refused():
         Costs.of(tiers_of(made), 1.0)
 
 
-@pytest.mark.parametrize("search", [exact_pool, smooth_pool])
+@pytest.mark.parametrize("kind", [EXACT, SMOOTH])
 @pytest.mark.parametrize("answer", ["last", "mean"])
-def test_a_pool_counts_what_the_walk_does(search, answer):
+def test_a_pool_counts_what_the_walk_does(kind, answer):
     """Every point of the merged frontier, whatever tiers it switches off."""
     made = records(n=250, n_tiers=4, tables=TABLES, seed=3)
     scored = Scored(made, with_labels=True)
@@ -150,7 +150,7 @@ def test_a_pool_counts_what_the_walk_does(search, answer):
     if answer == "mean":
         reading = type(reading)(scores=reading.scores, answer="mean")
     view = View(scored=scored, reading=reading, rows=np.arange(250))
-    pool = search(view, costs_of(made, 8.0))
+    pool = Search(kind, tuple(subsets(4))).pool(view, costs_of(made, 8.0))
     for i in range(0, len(pool), 3):
         right, cost = walked(made, pool.gates[i], 8.0, answer)
         assert right == pool.right[i]
@@ -164,7 +164,7 @@ def test_a_tier_that_only_costs_is_switched_off():
     made.tiers[1].logits[:] = np.random.default_rng(5).normal(size=made.tiers[1].logits.shape)
     scored = Scored(made, with_labels=True)
     view = View(scored=scored, reading=plain(3), rows=np.arange(600))
-    pool = exact_pool(view, costs_of(made))
+    pool = Search(EXACT, tuple(subsets(3))).pool(view, costs_of(made))
     assert all(gates[1].off for gates in pool.gates)
 
 
@@ -172,6 +172,6 @@ def test_the_worst_case_bounds_the_sum_of_tiers():
     """A bound on a row's longest way leaves only sub-cascades within it."""
     made = records(n=300, n_tiers=3)
     view = View(scored=Scored(made, with_labels=True), reading=plain(3), rows=np.arange(300))
-    pool = exact_pool(view, costs_of(made), worst_ms=21.0)
+    pool = Search(EXACT, tuple(subsets(3))).pool(view, costs_of(made), 21.0)
     for gates in pool.gates:
         assert sum(c for c, g in zip([1, 4, 20], gates, strict=True) if not g.off) <= 21
