@@ -1,4 +1,4 @@
-"""Policy efficiency on six real cascades: `python benchmarks/policy_efficiency.py [--json] [--data D]`.
+"""Policy efficiency on six real cascades: `python benchmarks/policy_efficiency.py [--json]`.
 
 Efficiency is the share of the oracle gate's saving that is captured: (1 - cost) / (1 - oracle's
 cost), with the last tier's cost as 1 and multiply-adds for costs. Everything is chosen on one half
@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
 from cascade_builder.calibrate import choose
 from cascade_builder.cost_tables import Costs
-from cascade_builder.pool import exact_pool
+from cascade_builder.pool import EXACT, Search
 from cascade_builder.records import Records, Split, TierRecord
 from cascade_builder.replay import View, replay
 from cascade_builder.scored import Scored
@@ -117,9 +118,9 @@ def measure(records: Records, permutations: int) -> dict[str, object]:
             split = Split(fit=np.sort(half[:cut]), choose=np.sort(half[cut:]), check=held)
             choice = choose(scored, costs, split, WISH, seed)
             readings[choice.view.reading.name] = readings.get(choice.view.reading.name, 0) + 1
-            pool = choice.search(choice.view, costs)
+            pool = choice.search.pool(choice.view, costs)
             view = View(scored=scored, reading=plain(len(records.tiers)), rows=np.sort(half))
-            usual = exact_pool(view, costs)
+            usual = Search(EXACT, choice.search.among).pool(view, costs)
             best = 1 - oracle(view.at(held), costs)[0]
             for name, seen, points, drop in (
                 ("plain", view, usual, 0.0),
@@ -157,20 +158,22 @@ def main() -> None:
     table = {}
     names = ("plain", "plain, same wish", "ours")
     if not asked.json:
-        print(f"{'efficiency (drop in points)':30}" + "".join(f"{n:>26}" for n in names))
+        print(f"{'efficiency (drop in points)':30}" + "".join(f"{n:>30}" for n in names))
     for title, records in cascades(asked.data):
         table[title] = row = measure(records, asked.permutations)
         if not asked.json:
             cells = [
-                f"{row[n]['efficiency']:.3f}±{row[n]['error']:.3f} ({row[n]['drop_points']:+.2f})"
+                "{efficiency:.3f}±{error:.3f} ({drop_points:+.2f}±{drop_error:.2f})".format(
+                    **row[n]
+                )
                 for n in names
             ]
-            print(f"{title:30}" + "".join(f"{c:>26}" for c in cells), flush=True)
+            print(f"{title:30}" + "".join(f"{c:>30}" for c in cells), flush=True)
     means = {n: float(np.mean([row[n]["efficiency"] for row in table.values()])) for n in names}
     if asked.json:
         print(json.dumps({"cascades": table, "mean": means}))
         return
-    print(f"{'mean':30}" + "".join(f"{means[n]:>26.3f}" for n in names))
+    print(f"{'mean':30}" + "".join(f"{means[n]:>30.3f}" for n in names))
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ def written(path: Path, data: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+        Path(temporary).chmod(0o644)  # mkstemp keeps the file from others
         Path(temporary).replace(path)
     except OSError as exc:
         message = f"{path}: cannot be written: {exc}"

@@ -11,7 +11,7 @@ rows too), *check* certifies and reports.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from cascade_router.policy import OperatingPoint, Policy, Tier
 from . import verdict as found
 from .cost_tables import Costs
 from .ladder import Certified, Refused, certified_ladder
-from .pool import Pool
+from .pool import Search, shortlist
 from .records import Records, Split
 from .replay import Reading, View, replay
 from .scored import Scored
@@ -56,14 +56,14 @@ class Choice:
 
     Attributes:
         view: The reading, on the rows thresholds may be chosen on.
-        search: ``smooth_pool`` or ``exact_pool``.
+        search: Finds the points.
         luck: What chosen points lose on fresh rows beyond what they lost on their own.
         fitted: Temperature per tier, used or not.
         trials: What was tried.
     """
 
     view: View
-    search: Callable[..., Pool]
+    search: Search
     luck: float
     fitted: list[float]
     trials: list[Trial]
@@ -117,7 +117,10 @@ def calibrate(
         answer=choice.view.reading.answer,
         label_tolerance=records.label_tolerance,
         tiers=_tiers(records, choice.view.reading),
-        points=tuple(_point(c, p, split) for c, p in zip(certified, points, strict=True)),
+        points=tuple(
+            _point(c, p, "accuracy" if with_labels else "agreement", len(split.check))
+            for c, p in zip(certified, points, strict=True)
+        ),
         default=wish.default,
         provenance=dict(provenance or {}) | note,
     )
@@ -138,12 +141,21 @@ def choose(scored: Scored, costs: Costs, split: Split, around: float, seed: int)
     """
     fitted = temperatures(scored, split.fit)
     readings = readings_from(scored, split.fit, fitted)
-    kwargs = {"fit": split.fit, "choose": split.choose}
-    reading, trials = select(scored, readings, costs, wish=around, seed=seed, **kwargs)
     pooled = np.sort(np.concatenate([split.fit, split.choose]))
+    among = shortlist(View(scored=scored, reading=readings[0], rows=pooled), costs)
+    reading, trials = select(
+        scored,
+        readings,
+        costs,
+        fit=split.fit,
+        choose=split.choose,
+        wish=around,
+        seed=seed,
+        among=among,
+    )
     rows = split.choose if reading.trained else pooled
     view = View(scored=scored, reading=reading, rows=rows)
-    search, trial = search_for(view, costs, around, seed)
+    search, trial = search_for(view, costs, around, seed, among)
     luck = optimism(view, costs, around, seed, search)
     return Choice(view=view, search=search, luck=luck, fitted=fitted, trials=[*trials, trial])
 
@@ -161,13 +173,18 @@ def _tiers(records: Records, reading: Reading | None) -> tuple[Tier, ...]:
     )
 
 
-def _point(certified: Certified, point: Measured, split: Split) -> OperatingPoint:
-    figures = asdict(point)
-    keep = ("quality", "drop", "cost_ms", "worst_ms", "saving", "exit_shares", "reach")
+def _point(certified: Certified, point: Measured, measure: str, n_check: int) -> OperatingPoint:
+    """Name the quality for what it is; the verdict holds what a policy need not carry."""
     return OperatingPoint(
         name=certified.name,
         gates=certified.gates,
-        measured={"rows": len(split.check)} | {key: figures[key] for key in keep},
+        measured={
+            measure: point.quality,
+            "drop": point.drop,
+            "cost_ms": point.cost_ms,
+            "saving": point.saving,
+            "rows": n_check,
+        },
         certificate=certified.certificate,
     )
 
@@ -188,7 +205,7 @@ def _verdict(
     view, records = choice.view, choice.view.scored.records
     judge = view.at(split.check)
     alone = found.singles(judge, costs)
-    pool = choice.search(view, costs)
+    pool = choice.search.pool(view, costs)
     half = pool.gates[pool.cheapest(_HEADLINE - choice.luck)]
     # An exact default is judged by the cheapest point beside it, if there is one.
     named = [c.name for c in certified]
@@ -205,7 +222,7 @@ def _verdict(
         batch=wish.batch,
         level=1 - wish.delta,
         reading=view.reading.name,
-        search="exact grid" if choice.search.__name__ == "exact_pool" else "smooth path",
+        search=choice.search.kind,
         trials=[asdict(trial) for trial in choice.trials],
         luck=choice.luck,
         points=points,

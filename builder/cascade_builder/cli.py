@@ -13,6 +13,7 @@ import click
 
 from cascade_router.errors import CascadeError
 
+from .cli_record import record
 from .spec import TARGETS, Spec
 
 __all__ = ["main"]
@@ -36,6 +37,9 @@ class _Group(click.Group):
 @click.version_option(package_name="triton-cascade")
 def main() -> None:
     """Make a cascade that Triton serves."""
+
+
+main.add_command(record)
 
 
 @main.command()

@@ -8,7 +8,7 @@ numbers. Shapes: K tiers, N rows, G thresholds per gate, M points.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,16 @@ from cascade_router.scores import Floats
 
 from .cost_tables import Costs
 
-__all__ = ["Frontier", "cuts", "grid_frontier", "pareto", "subsets"]
+__all__ = [
+    "MAX_TIERS",
+    "Frontier",
+    "cuts",
+    "edge_count",
+    "grid",
+    "grid_frontier",
+    "pareto",
+    "subsets",
+]
 
 Counts = npt.NDArray[np.int64]
 
@@ -178,13 +187,6 @@ def subsets(n_tiers: int, largest: int = MAX_TIERS) -> Iterator[tuple[int, ...]]
         yield from itertools.combinations(range(n_tiers), size)
 
 
-def edge_count(size: int, n_tiers: int) -> int:
-    """Say how many thresholds per gate a sub-cascade of ``size`` tiers may try.
-
-    A pool of many experts has hundreds of sub-cascades; they share the time.
-    """
-    full = {1: 1, 2: 1000, 3: 200, 4: 64}[size]
-    return full if n_tiers <= MAX_TIERS else {1: 1, 2: 400, 3: 64, 4: 20}[size]
-
-
-Rights = Callable[[tuple[int, ...]], Sequence[npt.NDArray[np.bool_]]]
+def edge_count(size: int) -> int:
+    """Say how many thresholds per gate a sub-cascade of ``size`` tiers may try."""
+    return {1: 1, 2: 1000, 3: 200, 4: 64}[size]

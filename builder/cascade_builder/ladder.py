@@ -7,7 +7,7 @@ check rows say how far down that list the promise holds. All goals share the lev
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from cascade_router.gate import Gate
 from .certify import BETTING, BINOMIAL, bound, fixed_sequence, p_value, rows_needed
 from .cost_tables import Costs
 from .dispatch import with_dispatch
-from .pool import Pool
+from .pool import Search
 from .replay import View, gates_from, replay
 from .wish import LAST, Goal, Wish
 
@@ -52,7 +52,7 @@ class Refused:
     Attributes:
         name: Of the point.
         drop: What was wished.
-        best: The least drop that could be promised for any of its candidates.
+        best: The least drop that can be promised for its safest candidate.
         rows_needed: Check rows that would do, if more were like these; None: no number would.
         check_rows: Check rows there were.
     """
@@ -69,7 +69,7 @@ def certified_ladder(
     check: npt.NDArray[np.int64],
     costs: Costs,
     wish: Wish,
-    search: Callable[..., Pool],
+    search: Search,
     luck: float,
 ) -> tuple[list[Certified], list[Refused]]:
     """Choose candidates on the view's rows and certify them on the check rows.
@@ -79,7 +79,7 @@ def certified_ladder(
         check: (n,) int64, rows nothing was chosen on.
         costs: Tables of all tiers.
         wish: Goals and level.
-        search: ``smooth_pool`` or ``exact_pool``.
+        search: Finds the points.
         luck: What chosen points lose on fresh rows beyond what they lost on their own.
 
     Raises:
@@ -106,7 +106,8 @@ def certified_ladder(
             tests = [p_value(loss, goal.drop, delta, method) for loss in losses]
             kept, promise = fixed_sequence(tests, delta) - 1, goal.drop
         if kept < 0:
-            refused.append(_refusal(name, goal, losses, delta, method))
+            safest = losses_of(view, chain[0], costs)
+            refused.append(_refusal(name, goal, losses[0], safest, delta, method))
             continue
         text = _certificate(view, wish, promise, losses[kept], method, delta)
         certified.append(Certified(name=name, gates=chain[kept], certificate=text))
@@ -117,11 +118,11 @@ def certified_ladder(
 
 
 def candidates(
-    view: View, costs: Costs, goal: Goal, search: Callable[..., Pool], luck: float, name: str
+    view: View, costs: Costs, goal: Goal, search: Search, luck: float, name: str
 ) -> list[tuple[tuple[Gate, ...], float]]:
     """List gates and price of a goal's candidates, safest first, cheapest last."""
     worst = math.inf if goal.worst_ms is None else goal.worst_ms
-    pool = search(view, costs, worst_ms=worst)
+    pool = search.pool(view, costs, worst)
     least = min(costs.alone(k) for k in range(view.scored.n_tiers))
     affordable = pool.cost_ms <= (math.inf if goal.mean_ms is None else goal.mean_ms)
     if not affordable.any() or worst < least:
@@ -158,13 +159,14 @@ def _dispatched(
     luck: float,
     wish: Wish,
 ) -> tuple[Gate, ...]:
-    """Add a skip that pays, unless it spends more quality than the goal allows."""
+    """Add a skip that pays, unless it spends more than the goal allows."""
     skipping = with_dispatch(view, gates, costs, price, wish.seed)
-    if goal.drop is not None and skipping is not gates:
-        drop = losses_of(view, skipping, costs).mean()
-        if drop + luck > goal.drop:
-            return gates
-    return skipping
+    if skipping is gates:
+        return gates
+    drop, cost = losses_of(view, skipping, costs).mean(), replay(view, skipping, costs).cost_ms
+    too_much = goal.drop is not None and drop + luck > goal.drop
+    too_dear = goal.mean_ms is not None and cost > goal.mean_ms
+    return gates if too_much or too_dear else skipping
 
 
 def _method(
@@ -213,16 +215,17 @@ def _the_last_tier(last: tuple[Gate, ...], view: View, wish: Wish, n_check: int)
     return Certified(name=LAST, gates=last, certificate=text | {"method": "by construction"})
 
 
-def _refusal(name: str, goal: Goal, losses: Sequence[Losses], delta: float, method: str) -> Refused:
+def _refusal(
+    name: str, goal: Goal, losses: Losses, chosen_on: Losses, delta: float, method: str
+) -> Refused:
+    """Say what the safest candidate would allow: the first test of the sequence is its own."""
     drop = 0.0 if goal.drop is None else goal.drop
-    needs = [rows_needed(loss, drop, delta, method) for loss in (losses[-1], losses[0])]
-    known = [n for n in needs if n is not None]
     return Refused(
         name=name,
         drop=drop,
-        best=min(bound(loss, delta, method) for loss in losses),
-        rows_needed=min(known, default=None),
-        check_rows=len(losses[0]),
+        best=bound(losses, delta, method),
+        rows_needed=rows_needed(np.concatenate([chosen_on, losses]), drop, delta, method),
+        check_rows=len(losses),
     )
 
 

@@ -23,7 +23,8 @@ __all__ = ["smooth_path"]
 
 _BINS = 128
 _STEPS = 12
-_RIDGE = 0.5
+_RIDGE = np.array([5e-4, 0.5, 0.5])
+"""Penalty on constant, slope and bend of a curve, in rows."""
 
 
 class _Gate:
@@ -39,33 +40,40 @@ class _Gate:
         middle = (self.starts + self.weight / 2) / n
         z = _normal_quantile(middle)
         self.basis = np.stack([np.ones(bins), z, z * z], axis=1)
+        self._curves: dict[bytes, Floats] = {}
 
     def curve(self, values: Floats) -> Floats:
         """Fit the mean of (n,) values in [0, 1] along the score: (B,) float64."""
         mean = np.add.reduceat(values[self.order], self.starts) / self.weight
-        if mean.max() == mean.min():
-            return mean
-        weights, basis = np.zeros(3), self.basis
-        ridge = _RIDGE * np.array([1e-3, 1.0, 1.0])
+        key = mean.tobytes()
+        if key not in self._curves:  # the last gate asks the same at every price
+            self._curves[key] = mean if np.ptp(mean) == 0 else self._logistic(mean)
+        return self._curves[key]
+
+    def _logistic(self, mean: Floats) -> Floats:
+        """Fit (B,) bin means by Newton's method on the penalised log loss."""
+        basis, weights = self.basis, np.zeros(3)
         for _ in range(_STEPS):
-            p = 0.5 * (1 + np.tanh(0.5 * np.clip(basis @ weights, -30, 30)))
-            slope = basis.T @ (self.weight * (mean - p)) - ridge * weights
-            bend = (basis * (self.weight * np.maximum(p * (1 - p), 1e-6))[:, None]).T @ basis
-            step = np.linalg.solve(bend + np.diag(ridge), slope)
-            weights = weights + np.clip(step, -4, 4)
-            if np.abs(step).max() < 1e-6:
+            p = _sigmoid(basis @ weights)
+            slope = basis.T @ (self.weight * (mean - p)) - _RIDGE * weights
+            bend = (basis.T * (self.weight * np.maximum(p * (1 - p), 1e-6))) @ basis
+            step = np.linalg.solve(bend + np.diag(_RIDGE), slope)
+            weights += np.minimum(np.maximum(step, -4), 4)
+            if max(abs(step)) < 1e-5:
                 break
-        return np.asarray(0.5 * (1 + np.tanh(0.5 * np.clip(basis @ weights, -30, 30))))
+        return _sigmoid(basis @ weights)
 
     def threshold(self, gain: Floats) -> float:
         """Cut where going on stops to pay: below it the (B,) smooth gains add up to the most."""
         ordered = self.scores[self.order]
+        if ordered[-1] == -np.inf:
+            return 0.0  # NaN everywhere: no row exits, whatever the threshold
         total = np.concatenate(([0.0], np.cumsum(gain * self.weight)))
         at = int(np.argmax(total))
         if at == len(gain):
             return float(ordered[-1]) + 1.0
         if at == 0:
-            return float(ordered[np.isfinite(ordered)][0]) - 1.0 if ordered[-1] > -np.inf else 0.0
+            return float(ordered[np.isfinite(ordered)][0]) - 1.0
         row = int(self.starts[at])
         # The curve crosses zero somewhere in the two bins around the cut.
         left, right = gain[at - 1], gain[at]
@@ -139,6 +147,11 @@ def _between(ordered: Floats, row: int) -> float:
         return float(above) - 1.0 if np.isfinite(above) else 0.0
     middle = ordered[first - 1] + (above - ordered[first - 1]) / 2
     return float(middle if ordered[first - 1] < middle <= above else above)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    """Logistic function, without overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
 
 
 def _normal_quantile(p: Floats) -> Floats:

@@ -20,13 +20,20 @@ from .frontier import MAX_TIERS, cuts, edge_count, grid, grid_frontier, pareto, 
 from .path import smooth_path
 from .replay import View, gates_from
 
-__all__ = ["PRICES", "Pool", "exact_pool", "smooth_pool"]
+__all__ = ["EXACT", "PRICES", "SMOOTH", "Pool", "Search", "exact_pool", "shortlist", "smooth_pool"]
+
+Tiers = tuple[int, ...]
 
 Part = tuple[list[tuple[Gate, ...]], npt.NDArray[np.int64], Floats]
 """Gates, right answers and cost of some points."""
 
-PRICES = np.geomspace(5e-4, 2.0, 48)
+PRICES = np.geomspace(5e-4, 2.0, 96)
 """Prices of a smooth path: share of right answers that the last tier's cost is worth."""
+
+SMOOTH, EXACT = "smooth path", "exact grid"
+"""Kinds of search."""
+
+_QUICK_EDGES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +65,8 @@ class Pool:
 
     def cheapest(self, drop: float) -> int:
         """Say the cheapest point whose drop is at most this, or the one of least drop."""
-        return int(np.argmax(self.drop <= drop + 1e-12)) if self.drop[-1] <= drop else len(self) - 1
+        meets = self.drop <= drop + 1e-12
+        return int(np.argmax(meets)) if meets[-1] else len(self) - 1
 
     def best(self, price: float) -> int:
         """Say the point of most right answers less ``price`` per millisecond, per row."""
@@ -76,20 +84,76 @@ class Pool:
         return float(rise / (cost[hull[high]] - cost[hull[low]]))
 
 
-def exact_pool(view: View, costs: Costs, *, worst_ms: float = np.inf, edges: int = 10**9) -> Pool:
-    """Merge the exact frontiers of all sub-cascades of up to four tiers, and climb beyond.
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How points are found.
+
+    Attributes:
+        kind: ``SMOOTH`` or ``EXACT``.
+        among: Sub-cascades to look at.
+    """
+
+    kind: str
+    among: tuple[Tiers, ...]
+
+    def pool(self, view: View, costs: Costs, worst_ms: float = np.inf) -> Pool:
+        """Find all points; ``worst_ms`` bounds the longest way of a row."""
+        among = _within(self.among, costs, view.scored.n_tiers, worst_ms)
+        if self.kind == SMOOTH:
+            return smooth_pool(view, costs, among)
+        climb = max(map(len, among)) > MAX_TIERS
+        return exact_pool(view, costs, among, climb=climb)
+
+    def quick(self, view: View, costs: Costs, prices: Sequence[float]) -> Pool:
+        """Find what is needed to compare searches at a few prices."""
+        if self.kind == SMOOTH:
+            return smooth_pool(view, costs, self.among, prices=prices)
+        return exact_pool(view, costs, self.among, edges=_QUICK_EDGES)
+
+
+def shortlist(view: View, costs: Costs, most: int = 16) -> tuple[Tiers, ...]:
+    """Say which sub-cascades are worth a search.
+
+    Up to four tiers: all. A larger pool has hundreds; those with the most points on a coarse
+    exact frontier are kept, and all tiers together.
+    """
+    n_tiers = view.scored.n_tiers
+    if n_tiers <= MAX_TIERS:
+        return tuple(subsets(n_tiers))
+    pool = exact_pool(view, costs, tuple(subsets(n_tiers)), edges=12)
+    counts: dict[Tiers, int] = {}
+    for gates in pool.gates:
+        tiers = tuple(k for k, gate in enumerate(gates) if not gate.off)
+        counts[tiers] = counts.get(tiers, 0) + 1
+    best = sorted(counts, key=lambda tiers: (-counts[tiers], tiers))[:most]
+    alone = [(k,) for k in range(n_tiers)]
+    return tuple(dict.fromkeys([*alone, *best, tuple(range(n_tiers))]))
+
+
+def exact_pool(
+    view: View,
+    costs: Costs,
+    among: Sequence[Tiers],
+    *,
+    edges: int = 10**9,
+    climb: bool = False,
+) -> Pool:
+    """Merge the exact frontiers of sub-cascades of up to four tiers.
 
     Args:
         view: Rows and how they are read.
         costs: Tables of all tiers.
-        worst_ms: Sub-cascades whose longest way costs more are left out.
+        among: Sub-cascades; larger ones are left to the climb.
         edges: At most this many thresholds per gate.
+        climb: Add the points that coordinate ascent finds for all tiers.
     """
     n_tiers = view.scored.n_tiers
     ladders: dict[tuple[int, int], Floats] = {}
     parts: list[Part] = []
-    for tiers in _allowed(n_tiers, costs, worst_ms):
-        size = min(edge_count(len(tiers), n_tiers), edges)
+    for tiers in among:
+        if len(tiers) > MAX_TIERS:
+            continue
+        size = min(edge_count(len(tiers)), edges)
         for k in tiers[:-1]:
             if (k, size) not in ladders:
                 ladders[k, size] = cuts(view.score(k), size)
@@ -102,8 +166,7 @@ def exact_pool(view: View, costs: Costs, *, worst_ms: float = np.inf, edges: int
         )
         gates = [gates_from(tiers, t, n_tiers) for t in frontier.thresholds]
         parts.append((gates, frontier.right, frontier.cost_ms))
-    alone = [costs.alone(k) for k in range(n_tiers)]
-    if n_tiers > MAX_TIERS and sum(alone) <= worst_ms and view.reading.answer == "last":
+    if climb and view.reading.answer == "last":
         climbed = list(ascend(view, costs))
         rights = np.array([point.right for point in climbed], dtype=np.int64)
         spent = np.array([point.cost_ms for point in climbed])
@@ -114,23 +177,23 @@ def exact_pool(view: View, costs: Costs, *, worst_ms: float = np.inf, edges: int
 def smooth_pool(
     view: View,
     costs: Costs,
+    among: Sequence[Tiers],
     *,
-    worst_ms: float = np.inf,
     prices: Sequence[float] | Floats | None = None,
 ) -> Pool:
-    """Merge the smooth paths of all sub-cascades.
+    """Merge the smooth paths of sub-cascades.
 
     Args:
         view: Rows and how they are read.
         costs: Tables of all tiers.
-        worst_ms: Sub-cascades whose longest way costs more are left out.
+        among: Sub-cascades of any size.
         prices: Shares of right answers per millisecond; None: ``PRICES`` of the last tier's cost.
     """
     n_tiers = view.scored.n_tiers
     if prices is None:
         prices = PRICES / max(costs.alone(n_tiers - 1), 1e-12)
     parts: list[Part] = []
-    for tiers in _allowed(n_tiers, costs, worst_ms):
+    for tiers in among:
         scores = [view.score(k) for k in tiers[:-1]]
         right = [view.right(tiers[: j + 1]) for j in range(len(tiers))]
         if len(tiers) == 1:
@@ -145,11 +208,13 @@ def smooth_pool(
     return _merged(parts, view)
 
 
-def _allowed(n_tiers: int, costs: Costs, worst_ms: float) -> list[tuple[int, ...]]:
-    """List sub-cascades whose longest way costs at most ``worst_ms``; the cheapest tier if none."""
+def _within(
+    among: Sequence[Tiers], costs: Costs, n_tiers: int, worst_ms: float
+) -> tuple[Tiers, ...]:
+    """Keep sub-cascades whose longest way costs at most this; the cheapest tier if none does."""
     alone = [costs.alone(k) for k in range(n_tiers)]
-    allowed = [t for t in subsets(n_tiers) if sum(alone[k] for k in t) <= worst_ms]
-    return allowed or [(int(np.argmin(alone)),)]
+    kept = tuple(tiers for tiers in among if sum(alone[k] for k in tiers) <= worst_ms)
+    return kept or ((int(np.argmin(alone)),),)
 
 
 def _merged(parts: Sequence[Part], view: View) -> Pool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -40,33 +41,33 @@ class Top:
     Attributes:
         logits: (N, T) float, largest first, T < C.
         classes: (N, T) int, whose they are.
-        logsumexp: (N,) float, over all C classes.
+        rest: (N,) float, logsumexp over the C - T other classes.
     """
 
     logits: Floats
     classes: npt.NDArray[np.integer[Any]]
-    logsumexp: Floats
+    rest: Floats
 
     @classmethod
     def of(cls, logits: Floats, keep: int) -> Top:
-        """Keep the ``keep`` largest of (N, C) logits."""
+        """Keep the ``keep`` largest of (N, C) logits, keep < C."""
         z = np.asarray(logits, dtype=np.float32)
-        classes = np.argsort(-z, axis=1, kind="stable")[:, :keep]
-        peak = z.max(axis=1, keepdims=True)
-        total = peak[:, 0] + np.log(np.exp(z - peak).sum(axis=1))
-        top = np.take_along_axis(z, classes, axis=1)
-        return cls(logits=top, classes=classes.astype(np.int32), logsumexp=total)
+        order = np.argsort(-z, axis=1, kind="stable")
+        left = np.take_along_axis(z, order[:, keep:], axis=1)
+        rest = left[:, 0] + np.log(np.exp(left - left[:, :1]).sum(axis=1))
+        top = np.take_along_axis(z, order[:, :keep], axis=1)
+        return cls(logits=top, classes=order[:, :keep].astype(np.int32), rest=rest)
 
     def dense(self, rows: slice, n_classes: int) -> Floats:
         """Rebuild (n, C) float32 logits of some rows."""
-        top = np.asarray(self.logits[rows], dtype=np.float64)
-        total = np.asarray(self.logsumexp[rows], dtype=np.float64)
-        rest = -np.expm1(np.minimum(np.log(np.exp(top - total[:, None]).sum(axis=1)), -1e-12))
-        tail = total + np.log(rest) - np.log(n_classes - top.shape[1])
+        top = np.asarray(self.logits[rows], dtype=np.float32)
+        tail = np.asarray(self.rest[rows], np.float32) - np.float32(
+            np.log(n_classes - top.shape[1])
+        )
         # An even tail is never above the least kept logit; rounding must not make it so.
-        tail = np.minimum(tail, np.nextafter(top[:, -1], -np.inf))
-        out = np.repeat(tail[:, None], n_classes, axis=1).astype(np.float32)
-        np.put_along_axis(out, self.classes[rows].astype(np.int64), top.astype(np.float32), axis=1)
+        tail = np.minimum(tail, top[:, -1])
+        out = np.repeat(tail[:, None], n_classes, axis=1)
+        np.put_along_axis(out, self.classes[rows].astype(np.int64), top, axis=1)
         return out
 
 
@@ -141,7 +142,7 @@ class Records:
                 top = tier.logits
                 shape = (len(self), top.logits.shape[1])
                 fits = top.logits.shape == top.classes.shape == shape and shape[1] < self.n_classes
-                fits = fits and top.logsumexp.shape == (len(self),) and self.activation == "softmax"
+                fits = fits and top.rest.shape == (len(self),) and self.activation == "softmax"
             else:
                 fits = tier.logits.shape == (len(self), self.n_classes)
             if not fits:
@@ -208,7 +209,7 @@ class Records:
             if isinstance(tier.logits, Top):
                 arrays[f"tier{k}_logits"] = tier.logits.logits
                 arrays[f"tier{k}_classes"] = tier.logits.classes
-                arrays[f"tier{k}_logsumexp"] = tier.logits.logsumexp
+                arrays[f"tier{k}_rest"] = tier.logits.rest
             else:
                 arrays[f"tier{k}_logits"] = tier.logits
         if any(array.dtype.hasobject for array in arrays.values()):
@@ -229,10 +230,11 @@ class Records:
             RecordsError: If the file is missing, foreign, torn or of another schema.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here: np.load leaves a torn file open.
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             meta = json.loads(str(arrays["meta"]))
-        except (OSError, ValueError, KeyError, EOFError) as exc:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as exc:
             message = f"{path.name}: cannot be read as records: {exc}"
             raise RecordsError(message, hint=_RERECORD) from exc
         table = Table(meta, path.name, RecordsError)
@@ -270,7 +272,7 @@ def _tier(table: Table, arrays: Mapping[str, npt.NDArray[Any]], k: int) -> TierR
         logits = Top(
             logits=arrays[f"tier{k}_logits"],
             classes=arrays[f"tier{k}_classes"],
-            logsumexp=arrays[f"tier{k}_logsumexp"],
+            rest=arrays[f"tier{k}_rest"],
         )
     costs = table.table("cost_ms", {}).rest()
     tier = TierRecord(

@@ -16,9 +16,13 @@ from cascade_router.errors import CascadeError, RecordsError
 
 from .spec import DTYPES, Input, Rows
 
-__all__ = ["canonical", "raw"]
+__all__ = ["SUFFIXES", "canonical", "raw", "row"]
 
-_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = {
+    "image": {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"},
+    "tensor": {".npy"},
+}
+"""Files that may hold a row, by the kind of input."""
 
 
 def raw(rows: Rows, kind: str, limit: int | None = None) -> list[Any]:
@@ -58,8 +62,21 @@ def canonical(values: Sequence[Any], form: Input) -> npt.NDArray[Any]:
     Raises:
         RecordsError: If a row cannot be read or does not fit; it is named.
     """
-    make = _pixels if form.kind == "image" else _tensor
-    return np.stack([make(value, form, f"rows[{i}]") for i, value in enumerate(values)])
+    return np.stack([row(value, form, f"rows[{i}]") for i, value in enumerate(values)])
+
+
+def row(value: Any, form: Input, where: str) -> npt.NDArray[Any]:
+    """Make one row canonical.
+
+    Args:
+        value: As ``raw`` gives it.
+        form: What the experts share.
+        where: What to call it in a message.
+
+    Raises:
+        RecordsError: If it cannot be read or does not fit.
+    """
+    return (_pixels if form.kind == "image" else _tensor)(value, form, where)
 
 
 def _pixels(value: Any, form: Input, where: str) -> npt.NDArray[Any]:
@@ -97,7 +114,7 @@ def _from_factory(rows: Rows) -> list[Any]:
 
 
 def _from_folder(folder: Path, kind: str, limit: int | None) -> list[Any]:
-    suffixes = _PICTURES if kind == "image" else {".npy"}
+    suffixes = SUFFIXES[kind]
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
     return [path.read_bytes() if kind == "image" else _array(path) for path in files[:limit]]
 

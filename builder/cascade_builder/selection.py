@@ -8,7 +8,7 @@ and looks at the rest, so the aim can be corrected by what the luck was worth. S
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from cascade_router.scores import FEATURES, Floats, Score
 
 from .cost_tables import Costs
 from .learning import learned_from, temperature_from
-from .pool import Pool, exact_pool, smooth_pool
+from .pool import EXACT, SMOOTH, Search, Tiers
 from .replay import Reading, View, replay
 from .scored import Scored
 
@@ -37,7 +37,6 @@ __all__ = [
 Rows = npt.NDArray[np.int64]
 
 N_FOLDS = 5
-_CV_EDGES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,21 +62,20 @@ def plain(n_tiers: int) -> Reading:
     return Reading(scores=(Score(),) * n_tiers)
 
 
-def folds(n: int, seed: int, repeats: int = 1) -> Iterator[tuple[Rows, ...]]:
+def folds(n: int, seed: int) -> Iterator[tuple[Rows, Rows]]:
     """Say (kept, held out) positions of every fold."""
-    for repeat in range(repeats):
-        order = np.random.default_rng([seed, repeat]).permutation(n)
-        for held in np.array_split(order, N_FOLDS):
-            inside = np.ones(n, dtype=bool)
-            inside[held] = False
-            yield np.flatnonzero(inside), np.sort(held)
+    order = np.random.default_rng(seed).permutation(n)
+    for held in np.array_split(order, N_FOLDS):
+        inside = np.ones(n, dtype=bool)
+        inside[held] = False
+        yield np.flatnonzero(inside), np.sort(held)
 
 
 def temperatures(scored: Scored, fit: Rows) -> list[float]:
     """Fit a temperature per tier; the last one has no teacher without labels and keeps 1."""
     records, truth, out = scored.records, scored.truth, []
     scores = [Score()] * scored.n_tiers
-    rows = fit[:5000]  # one number needs no more
+    rows = fit[:: max(len(fit) // 5000, 1)]  # one number needs no more
     for k, tier in enumerate(records.tiers):
         if not scored.with_labels and k == scored.n_tiers - 1:
             out.append(1.0)
@@ -134,6 +132,7 @@ def select(
     choose: Rows,
     wish: float,
     seed: int,
+    among: tuple[Tiers, ...],
 ) -> tuple[Reading, list[Trial]]:
     """Keep the plain reading unless another earns its place on held-out rows.
 
@@ -149,6 +148,7 @@ def select(
         choose: Rows that judge all.
         wish: Drop around which it matters.
         seed: Of the folds.
+        among: Sub-cascades to look at.
 
     Returns:
         The reading kept and every trial.
@@ -156,17 +156,18 @@ def select(
     plain_reading = readings[0]
     rows = {False: np.sort(np.concatenate([fit, choose])), True: choose}
     base = View(scored=scored, reading=plain_reading, rows=rows[False])
-    frontier = smooth_pool(base, costs)
+    search = Search(SMOOTH, among)
+    frontier = search.pool(base, costs)
     price = frontier.price_at(frontier.cheapest(wish))
     prices = [price / 2, price, price * 2]
     standard = {
-        trained: held_out_value(base.at(rows[trained]), costs, prices, seed, smooth_pool)
+        trained: held_out_value(base.at(rows[trained]), costs, prices, seed, search)
         for trained in {reading.trained for reading in readings}
     }
     trials = []
     for reading in readings[1:]:
         view = View(scored=scored, reading=reading, rows=rows[reading.trained])
-        value = held_out_value(view, costs, prices, seed, smooth_pool)
+        value = held_out_value(view, costs, prices, seed, search)
         gain, error = paired(value - standard[reading.trained])
         trials.append(Trial(name=reading.name, gain=gain, error=error, kept=False))
     earned = [i for i, trial in enumerate(trials) if trial.gain > trial.error]
@@ -180,37 +181,33 @@ def select(
 
 
 def search_for(
-    view: View, costs: Costs, wish: float, seed: int
-) -> tuple[Callable[..., Pool], Trial]:
+    view: View, costs: Costs, wish: float, seed: int, among: tuple[Tiers, ...]
+) -> tuple[Search, Trial]:
     """Search by the smooth path unless the exact grid gains more than a standard error."""
-    pool = smooth_pool(view, costs)
+    smooth, exact = Search(SMOOTH, among), Search(EXACT, among)
+    pool = smooth.pool(view, costs)
     price = pool.price_at(pool.cheapest(wish))
     prices = [price / 2, price, price * 2]
-    smooth = held_out_value(view, costs, prices, seed, smooth_pool)
-    exact = held_out_value(view, costs, prices, seed, exact_pool)
-    gain, error = paired(exact - smooth)
+    usual = held_out_value(view, costs, prices, seed, smooth)
+    gain, error = paired(held_out_value(view, costs, prices, seed, exact) - usual)
     kept = gain > error
-    trial = Trial(name="exact grid", gain=gain, error=error, kept=kept)
-    return (exact_pool if kept else smooth_pool), trial
+    return (exact if kept else smooth), Trial(name=EXACT, gain=gain, error=error, kept=kept)
 
 
 def held_out_value(
-    view: View, costs: Costs, prices: Sequence[float], seed: int, search: Callable[..., Pool]
+    view: View, costs: Costs, prices: Sequence[float], seed: int, search: Search
 ) -> Floats:
     """Value every row by points chosen on other rows, averaged over prices: (n,) float64."""
     out = np.zeros(len(view))
-    few = {"prices": prices} if search is smooth_pool else {"edges": _CV_EDGES}
     for kept, held in folds(len(view), seed):
-        pool, rest = search(view.take(kept), costs, **few), view.take(held)
+        pool, rest = search.quick(view.take(kept), costs, prices), view.take(held)
         for price in prices:
             done = replay(rest, pool.gates[pool.best(price)], costs)
             out[held] += (done.right - price * done.spent_ms) / len(prices)
     return out
 
 
-def optimism(
-    view: View, costs: Costs, wish: float, seed: int, search: Callable[..., Pool]
-) -> float:
+def optimism(view: View, costs: Costs, wish: float, seed: int, search: Search) -> float:
     """Measure what points lose on fresh rows beyond what they lost on the rows chosen on.
 
     Picking is repeated on four fifths of the rows for a range of drops around the wish.
@@ -219,11 +216,11 @@ def optimism(
         Share of right answers, at least 0, to take off every drop asked for.
     """
     aims = np.linspace(0.0, 2 * wish, 9)
-    whole = search(view, costs)
+    whole = search.pool(view, costs)
     claimed = np.array([whole.drop[whole.cheapest(aim)] for aim in aims])
     lost = np.zeros(len(aims))
     for kept, held in folds(len(view), seed):
-        pool, rest = search(view.take(kept), costs), view.take(held)
+        pool, rest = search.pool(view.take(kept), costs), view.take(held)
         reference = rest.reference.sum()
         for i, aim in enumerate(aims):
             lost[i] += reference - replay(rest, pool.gates[pool.cheapest(aim)], costs).right.sum()

@@ -1,4 +1,7 @@
-"""The transport of a load generator: Triton's gRPC messages over our own HTTP/2."""
+"""The transport of a load generator: Triton's gRPC messages over our own HTTP/2.
+
+`connect_load` alone hands it out; why it exists stands, with figures, in `http2`.
+"""
 
 from __future__ import annotations
 

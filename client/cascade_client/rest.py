@@ -33,7 +33,7 @@ from .calls import (
 from .faults import from_http
 from .tensors import array_from_raw, datatype_of, raw_from_array
 
-__all__ = ["HttpMessage", "HttpReply", "decode", "encode", "head_bytes_of"]
+__all__ = ["HttpMessage", "HttpReply", "decode", "encode"]
 
 T = TypeVar("T")
 
@@ -46,12 +46,12 @@ class HttpReply:
 
     Attributes:
         code: HTTP status.
-        head_bytes: Length of the JSON head before the tensors; None: all of it is JSON.
-        body: The rest.
+        headers: By name, in any case.
+        body: The rest, as it was before any compression.
     """
 
     code: int
-    head_bytes: int | None
+    headers: Mapping[str, str]
     body: bytes
 
 
@@ -76,18 +76,6 @@ class HttpMessage(Call[Any]):
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     probe: bool = False
-
-    def wire(self, host: str) -> bytes:
-        """Write it as HTTP/1.1."""
-        headers = {"host": host, "content-length": str(len(self.body)), **self.headers}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"{self.method} {self.path} HTTP/1.1\r\n{lines}\r\n".encode() + self.body
-
-
-def head_bytes_of(headers: Any) -> int | None:
-    """Read the length of the JSON head before the tensors; None where there is none."""
-    value = headers.get(HEAD_LENGTH)
-    return None if value is None else int(value)
 
 
 def encode(call: Call[Any], timeout_s: float) -> HttpMessage:
@@ -168,7 +156,7 @@ def _infer(call: Infer, timeout_s: float) -> HttpMessage:
 
 
 def _arrays(reply: HttpReply) -> dict[str, Array]:
-    n = len(reply.body) if reply.head_bytes is None else reply.head_bytes
+    n = int(reply.headers.get(HEAD_LENGTH, len(reply.body)))  # absent: all of it is JSON
     out, at = {}, n
     for entry in json.loads(reply.body[:n])["outputs"]:
         size = entry["parameters"]["binary_data_size"]

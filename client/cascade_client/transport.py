@@ -1,4 +1,4 @@
-"""The gRPC transports, and the door to all: the one file that imports tritonclient.
+"""The gRPC transports, and the door to all: the one file that imports tritonclient and grpc.
 
 tritonclient brings Triton's protobuf schema. Its client classes are not used: they build each
 request anew, know nothing of our errors, and need a second set of them for the event loop.
@@ -63,7 +63,7 @@ def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> Transport:
     address = Address.parse(url)
     if address.scheme == "grpc":
         return GrpcTransport(address, timeout_s)
-    from .http1 import HttpTransport
+    from .http_sync import HttpTransport
 
     return HttpTransport(address, timeout_s)
 
@@ -73,7 +73,7 @@ def connect_async(url: str, *, timeout_s: float = TIMEOUT_S) -> AsyncTransport:
     address = Address.parse(url)
     if address.scheme == "grpc":
         return AsyncGrpcTransport(address, timeout_s)
-    from .http1 import AsyncHttpTransport
+    from .http_async import AsyncHttpTransport
 
     return AsyncHttpTransport(address, timeout_s)
 

@@ -14,7 +14,7 @@ from cascade_builder.build_report import BuildReport
 from cascade_builder.cli import main
 from cascade_builder.spec import Spec
 from cascade_router.errors import BuildError, SpecError
-from cascade_router.manifest import served_policy
+from cascade_router.served import ServedPolicy
 
 
 @dataclass
@@ -76,7 +76,7 @@ def test_the_first_build_makes_everything(first: tuple[Toy, BuildReport]) -> Non
         "large": "built",
         **dict.fromkeys(["toy_small", "toy_large", "toy_router", "toy_control", "toy"], "written"),
     }
-    policy = served_policy(toy.router)
+    policy = ServedPolicy(toy.router).policy
     assert [tier.digest for tier in policy.tiers] == [one.digest for one in report.experts]
     assert [tier.model for tier in policy.tiers] == ["toy_small", "toy_large"]
     assert "toy_small/1/cascade_router/onnx_expert.py" in toy.files()
@@ -112,7 +112,7 @@ def test_a_change_of_one_expert_rebuilds_that_one(toy: Toy) -> None:
     assert report.experts[0].reason == "arguments changed"
     assert report.policy == "replaced"
     assert (toy.router / "policy.json.old").is_file()
-    assert served_policy(toy.router).tiers[0].digest == report.experts[0].digest
+    assert ServedPolicy(toy.router).policy.tiers[0].digest == report.experts[0].digest
 
 
 def test_serving_options_rebuild_no_expert(toy: Toy) -> None:

@@ -17,26 +17,27 @@ def test_batch_sizes_double_up_to_the_largest(most: int, expected: list[int]) ->
 
 def test_cost_is_the_median_of_the_runs_after_the_first() -> None:
     """One slow run does not count; neither does the warm-up; rows repeat to fill a batch."""
-    # Each run reads the clock twice: runs take 1, 9 and 2 ms.
-    ticks = iter([0.0, 0.001, 0.010, 0.019, 0.020, 0.022])
+    # Each run reads the clock twice: runs take 1, 9, 2, 2 and 3 ms.
+    ticks = iter([0, 1, 10, 19, 20, 22, 30, 32, 40, 43])
     seen = []
     costs = measure(
-        lambda rows: seen.append(len(rows)),
+        {"only": lambda rows: seen.append(len(rows))},
         np.zeros((3, 2)),
         [4],
         budget_s=0.005,
-        clock=lambda: next(ticks),
+        clock=lambda: next(ticks) / 1000,
     )
-    assert costs == {4: 2.0}
-    assert seen == [4, 4, 4, 4]
+    assert costs == {"only": {4: 2.0}}
+    assert seen == [4] * 6
 
 
 def test_measuring_ends_when_its_time_is_spent() -> None:
-    """An expert that takes a second a batch is run no more often than needed."""
+    """Experts that take a second a batch take turns, and no more often than needed."""
     clock = itertools.count()
     runs = []
-    measure(runs.append, np.zeros((1, 1)), [1, 2], budget_s=1.0, clock=lambda: float(next(clock)))
-    assert len(runs) == 8
+    experts = {name: lambda rows, name=name: runs.append((name, len(rows))) for name in "ab"}
+    measure(experts, np.zeros((1, 1)), [1, 2], budget_s=1.0, clock=lambda: float(next(clock)))
+    assert runs == [("a", 1), ("b", 1)] * 6 + [("a", 2), ("b", 2)] * 6
 
 
 def test_tiers_out_of_order_are_refused_with_the_right_order() -> None:
