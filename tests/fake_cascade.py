@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -297,8 +298,11 @@ def _grpc_reply(fake, method, raw):
 
 
 @contextmanager
-def serve_http(fake: FakeCascade):
-    """Serve on a free loopback port by HTTP; yields ``host:port``."""
+def serve_http(fake: FakeCascade, host: str = "127.0.0.1", compress=None):
+    """Serve on a free port of a loopback address by HTTP; yields the url.
+
+    ``compress`` is applied to every body, which is then said to be gzip.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -320,18 +324,26 @@ def serve_http(fake: FakeCascade):
                 code, head = _HTTP[type(exc)], 0
                 content = json.dumps({"error": str(exc)}).encode()
             self.send_response(code)
+            if compress:
+                content = compress(content)
+                self.send_header("Content-Encoding", "gzip")
             if head:
                 self.send_header("Inference-Header-Content-Length", str(head))
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class HttpServer(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        request_queue_size = 128  # as many as connect at once in a test
+        daemon_threads = True
+
+    server = HttpServer((host, 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        name = f"[{host}]" if ":" in host else host
+        yield f"http://{name}:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()

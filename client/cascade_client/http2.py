@@ -1,14 +1,12 @@
 """Unary gRPC calls over one HTTP/2 connection, as lean as Python allows.
 
-For the load generator alone (`lean`); `CascadeClient` uses plain gRPC. It exists because gRPC's
-own asynchronous client spends about as long on a small request as Triton does, and both share the
-cores. Measured with 32 and 64 requests under way on two cores, the load generator reached 0.4 to
-0.85 of perf_analyzer's throughput over `grpc.aio`, and 0.99 to 1.26 over this.
-
-Requests of one turn of the event loop leave in one write, replies that arrive together are taken
-in together. It speaks the subset of RFC 9113 that a gRPC server needs, over plain TCP. The header
-table is set to size 0, so a header block means the same wherever it stands; Huffman-coded fields
-(which gRPC servers do not send, but proxies may) are not read: go through a proxy with the
+For the load generator alone (`lean`); `CascadeClient` uses plain gRPC. `grpc.aio` spends about as
+long on a small request as Triton does, and both share the cores: with 32 and 64 under way on two
+cores the load generator reached 0.4 to 0.85 of perf_analyzer's throughput over it, 0.99 to 1.26
+over this. Requests of one turn of the event loop leave in one write, replies that arrive together
+are taken in together. It speaks the subset of RFC 9113 that a gRPC server needs, over plain TCP.
+The header table is set to size 0, so a header block means the same anywhere; Huffman-coded
+fields (which gRPC servers do not send, but proxies may) are not read: go through a proxy with the
 ordinary transport.
 """
 

@@ -46,7 +46,7 @@ class AsyncHttpTransport:
             reply = await self._exchange(message)
         except TimeoutError as exc:
             raise silent(where) from exc
-        except (aiohttp.ClientError, OSError) as exc:
+        except (aiohttp.ClientError, OSError, UnicodeError) as exc:  # last: no name for a machine
             raise unreachable(where, _reason(exc)) from exc
         return cast("T", decode(message, reply, where))
 
