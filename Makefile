@@ -4,13 +4,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 CASCADE ?= imagenet
 SPEC ?= $(CASCADE)
+# Labelled data for the calibration demo; it is not part of the repository.
+DATA ?= ../shared/data
 # Cascades other than the committed demo are laid out beside it, so that each serves alone.
 REPOSITORY ?= $(if $(filter imagenet,$(CASCADE)),model_repository,build/model_repository-$(CASCADE))
 INSTALLED := .venv/.installed
 PERF := .venv/libexec/perf_analyzer/perf_analyzer
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-slow test-gpu check lint type imports format \
+.PHONY: help install demo calibrate-demo test test-fast test-slow test-gpu check lint type imports format \
 	build-engines serve bench perf-analyzer readme clean
 
 help: ## list the targets
@@ -40,6 +42,25 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install ## build the demo experts, serve them on the real Triton, answer real photos, compare
 	$(BIN)/python -m benchmarks.demo --cascade $(CASCADE) --repository $(REPOSITORY)
+
+RECORDS_imagenet := imagenet_val1300/labels.csv
+RECORDS_pitch := pitch/timgm_frames3000.npz
+
+calibrate-demo: install ## record and calibrate a demo cascade from DATA, print the ladder, write the report
+	@test -n "$(RECORDS_$(CASCADE))" || { echo "Error: no labelled data is known for $(CASCADE)"; \
+		echo "help: cascade-builder record $(SPEC) --data D, then calibrate $(SPEC)"; exit 1; }
+	@test -e "$(DATA)/$(RECORDS_$(CASCADE))" || { \
+		echo "Error: there is no $(DATA)/$(RECORDS_$(CASCADE))"; \
+		echo "help: make calibrate-demo DATA=folder, or your own rows:" \
+			"cascade-builder record $(SPEC) --data D, then calibrate $(SPEC)"; exit 1; }
+	$(BIN)/cascade-builder build $(SPEC) --repository $(REPOSITORY)
+ifeq ($(CASCADE),pitch)
+	$(BIN)/python -m benchmarks.prepare_pitch $(DATA)/$(RECORDS_pitch) build/pitch/frames.npz
+	$(BIN)/cascade-builder record $(SPEC) --data build/pitch/frames.npz --repository $(REPOSITORY)
+else
+	$(BIN)/cascade-builder record $(SPEC) --data $(DATA)/$(RECORDS_$(CASCADE)) --repository $(REPOSITORY)
+endif
+	$(BIN)/cascade-builder calibrate $(SPEC) --repository $(REPOSITORY)
 
 build-engines: install ## export the experts and lay out the model repository, only what changed
 	$(BIN)/cascade-builder build $(SPEC) --repository $(REPOSITORY)

@@ -1,4 +1,4 @@
-"""The demo cascades under load on the real server, each operating point beside the experts alone."""
+"""The demo cascades under load on the real server, every point beside the experts alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from cascade_builder.build import build
 from cascade_builder.demo import notes, photos
 from cascade_builder.spec import Spec

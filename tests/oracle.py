@@ -16,6 +16,43 @@ def sigmoid(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
     return [1 / (1 + math.exp(-z / temperature)) for z in logits]
 
 
+def score(kind: str, logits: Sequence[float], activation: str, t: float) -> float:
+    """Score one row in double precision, by the textbook formula of each untrained kind."""
+    z = [float(v) for v in logits]
+    p = {"softmax": softmax, "sigmoid": sigmoid}[activation](z, t)
+    tops, heights = sorted(p)[::-1], sorted(z)[::-1]
+
+    def plogp(q: float) -> float:
+        return q * math.log(q) if q > 1e-37 else 0.0
+
+    if kind == "max_prob":
+        return tops[0]
+    if kind == "margin":
+        return tops[0] - tops[1]
+    if kind == "logit_gap":
+        return heights[0] - heights[1]
+    if kind == "neg_entropy":
+        if activation == "softmax":
+            return 1 + sum(map(plogp, p)) / math.log(len(p))
+        return 1 + sum(plogp(q) + plogp(1 - q) for q in p) / len(p) / math.log(2)
+    if activation == "softmax":
+        return t * math.log(sum(math.exp((v - heights[0]) / t) for v in z)) + heights[0]
+    return t * sum(math.log1p(math.exp(-abs(v / t))) + max(v / t, 0) for v in z)
+
+
+def gate_score(how: dict, logits: Sequence[float], activation: str) -> float:
+    """Score one row as a tier's ``score`` in ``policy.json`` says, learned ones included."""
+    t = how.get("temperature", 1.0)
+    if how.get("kind", "max_prob") != "learned":
+        return score(how.get("kind", "max_prob"), logits, activation, t)
+    total = how["learned"]["bias"]
+    for kind, values in how["learned"].items():
+        if kind != "bias":
+            weight, mean, scale = values
+            total += weight * (score(kind, logits, activation, t) - mean) / scale
+    return total
+
+
 def answer(
     policy: dict,
     logits: Sequence[Sequence[float]],
@@ -26,7 +63,7 @@ def answer(
     """Answer one row.
 
     Args:
-        policy: ``policy.json`` as parsed JSON; max_prob scores and answer "last" only.
+        policy: ``policy.json`` as parsed JSON.
         logits: One row of logits per tier.
         point: Name of the operating point; None: the default.
         min_tier: Lowest tier that may answer.
@@ -42,17 +79,18 @@ def answer(
     on = [k for k in range(last + 1) if not gates[k].get("off", False)]
     usable = [k for k in on if min_tier <= k <= max_tier] or [max_tier]
     activate = {"softmax": softmax, "sigmoid": sigmoid}[policy["activation"]]
-    k = usable[0]
+    k, ran = usable[0], []
     while True:
-        temperature = policy["tiers"][k]["score"].get("temperature", 1.0)
-        probs = activate([float(z) for z in logits[k]], temperature)
-        score = max(probs)
+        how = policy["tiers"][k]["score"]
+        row = [float(z) for z in logits[k]]
+        ran.append(activate(row, how.get("temperature", 1.0)))
+        value = gate_score(how, row, policy["activation"])
         higher = [m for m in usable if m > k]
-        if not higher or score >= gates[k].get("threshold", -math.inf):
-            return k, probs.index(score), score
-        if score < gates[k].get("skip_below", -math.inf):
+        if value < gates[k].get("skip_below", -math.inf):
             target = min(gates[k]["skip_to"], max_tier)
             higher = [m for m in usable if m >= max(target, k + 1)]
-            if not higher:
-                return k, probs.index(score), score
+        if not higher or value >= gates[k].get("threshold", -math.inf):
+            mean = policy.get("answer", "last") == "mean"
+            probs = [sum(p) / len(ran) for p in zip(*ran, strict=True)] if mean else ran[-1]
+            return k, probs.index(max(probs)), max(probs)
         k = higher[0]

@@ -13,6 +13,7 @@ import click
 
 from cascade_router.errors import CascadeError
 
+from .cli_calibrate import calibrate
 from .cli_record import record
 from .spec import TARGETS, Spec
 
@@ -40,6 +41,7 @@ def main() -> None:
 
 
 main.add_command(record)
+main.add_command(calibrate)
 
 
 @main.command()

@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from cascade_builder.cli import main
+from cascade_builder.cost import measure
 from cascade_builder.layout import model_names
 from cascade_builder.manifest import Built, file_digest, manifest, manifest_json
 from cascade_builder.record import Source, record
-from cascade_builder.cost import measure
 from cascade_builder.record_report import RecordReport, summary
 from cascade_builder.record_shards import Shard, Shards, changes
 from cascade_builder.records import Records, Top

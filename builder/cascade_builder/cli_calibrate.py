@@ -1,0 +1,231 @@
+"""``cascade-builder calibrate``."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .spec import Spec
+
+if TYPE_CHECKING:
+    from .calibration import Outcome
+    from .wish import Goal
+
+__all__ = ["calibrate"]
+
+_KINDS = ("drop", "mean-ms", "worst-ms", "efficiency")
+_SHORT = "asked"
+"""Name of the point that --drop, --mean-ms, --worst-ms and --efficiency make together."""
+
+
+def _parsed(
+    ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Read NAME=KIND:VALUE[,KIND:VALUE...] into figures by name."""
+    goals: dict[str, dict[str, float]] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or name in goals:
+            why = "two goals share a name" if equals else "expected NAME=drop:0.01"
+            message = f"{value!r}: {why}"
+            raise click.BadParameter(message)
+        goals[name] = dict(_figure(part, value) for part in text.split(","))
+    return goals
+
+
+def _figure(part: str, value: str) -> tuple[str, float]:
+    kind, _, number = part.partition(":")
+    kind = kind.strip().replace("_", "-")
+    if kind not in _KINDS:
+        message = f"{value!r}: {kind!r} is no goal, expected one of {', '.join(_KINDS)}"
+        raise click.BadParameter(message)
+    try:
+        return kind.replace("-", "_"), float(number)
+    except ValueError as exc:
+        message = f"{value!r}: {number!r} is no number"
+        raise click.BadParameter(message) from exc
+
+
+@click.command()
+@click.argument("spec")
+@click.option(
+    "--records",
+    "records_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="What `record` wrote.  [default: build/CASCADE/records.npz]",
+)
+@click.option(
+    "--repository",
+    default="model_repository",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Model repository that gets the policy; it may be serving.",
+)
+@click.option(
+    "--goal",
+    "goals",
+    multiple=True,
+    callback=_parsed,
+    metavar="NAME=KIND:VALUE",
+    help="A point that is wanted; KIND is drop, mean-ms, worst-ms or efficiency, several by comma. "
+    "[default: careful, balanced, fast with drops that so many rows can support]",
+)
+@click.option("--drop", type=float, metavar="X", help="One point: lose at most this share.")
+@click.option("--mean-ms", type=float, metavar="X", help="One point: mean cost of a row at most.")
+@click.option("--worst-ms", type=float, metavar="X", help="One point: cost of any row at most.")
+@click.option(
+    "--efficiency",
+    type=float,
+    metavar="E",
+    help="One point: from 0, the best quality, to 1, the cheapest.",
+)
+@click.option(
+    "--default",
+    metavar="POINT",
+    help="Point of a request that names none; it must be certified.  [default: promises most]",
+)
+@click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    metavar="P",
+    help="Probability that all promises of the ladder hold.",
+)
+@click.option(
+    "--batch",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Mean rows per batch that arrives.  [default: 8]",
+)
+@click.option(
+    "--labels/--agreement",
+    "with_labels",
+    default=None,
+    help="Promise accuracy, or agreement with the last expert.  [default: labels if recorded]",
+)
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the split.")
+@click.option(
+    "--report",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of the report.  [default: build/CASCADE/report]",
+)
+@click.option("--no-report", is_flag=True, help="Draw no report.")
+@click.option("--force", is_flag=True, help="Write the policy even if it does not pay to cascade.")
+@click.option("--dry-run", is_flag=True, help="Calibrate and print; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Write the verdict as JSON.")
+def calibrate(
+    spec: str,
+    records_file: Path | None,
+    repository: Path,
+    goals: dict[str, dict[str, float]],
+    drop: float | None,
+    mean_ms: float | None,
+    worst_ms: float | None,
+    efficiency: float | None,
+    default: str | None,
+    level: float,
+    batch: float | None,
+    with_labels: bool | None,
+    seed: int,
+    report: Path | None,
+    no_report: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    r"""Choose operating points of SPEC that keep a promise; write policy.json and a report.
+
+    Reads the records only; no expert runs. A running server takes the new policy within a second;
+    the one before stays as policy.json.old. Points that cannot be certified are left out and
+    named; if none can, or the cascade does not pay, nothing is put in force: exit status 1.
+
+    \b
+    Examples:
+      cascade-builder calibrate imagenet
+      cascade-builder calibrate imagenet --drop 0.02
+      cascade-builder calibrate imagenet --goal safe=drop:0.01 --goal cheap=mean-ms:12
+      cascade-builder calibrate imagenet --agreement --level 0.99 --dry-run
+    """
+    from .calibration import Asked, calibrate_spec, refused
+
+    short = {
+        "drop": drop,
+        "mean_ms": mean_ms,
+        "worst_ms": worst_ms,
+        "efficiency": efficiency,
+    }
+    read = Spec.find(spec)
+    asked = Asked(
+        goals=_goals(goals, {kind: value for kind, value in short.items() if value is not None}),
+        default=default,
+        level=level,
+        batch=batch,
+        with_labels=with_labels,
+        seed=seed,
+    )
+    with _progress() as tell:
+        outcome = calibrate_spec(
+            read,
+            asked,
+            records_file=records_file or Path("build") / read.name / "records.npz",
+            repository=repository,
+            report=None if no_report else report or Path("build") / read.name / "report",
+            now=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            dry_run=dry_run,
+            force=force,
+            tell=tell,
+        )
+    _show(outcome, as_json=as_json)
+    if (error := refused(outcome)) is not None:
+        raise error
+
+
+def _goals(named: dict[str, dict[str, float]], short: dict[str, float]) -> dict[str, Goal]:
+    from .wish import Goal
+
+    if short:
+        if _SHORT in named:
+            message = f"a goal is named {_SHORT!r}, which --drop and its like make"
+            raise click.UsageError(message)
+        named = {**named, _SHORT: short}
+    return {name: Goal(**figures) for name, figures in named.items()}
+
+
+def _show(outcome: Outcome, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(outcome.as_json(), indent=2, allow_nan=False))
+        return
+    from .ladder_table import print_verdict
+
+    print_verdict(outcome.verdict, sys.stdout)
+    done = outcome.policy
+    if done != "kept" and outcome.dry_run and done != "not written":
+        done = f"would be {done}"
+    if outcome.policy == "replaced":
+        done += ", the one before is policy.json.old"
+    click.echo(f"{outcome.policy_file}: {done}")
+    if outcome.report is not None:
+        click.echo(f"{outcome.report}: {'would be written' if outcome.dry_run else 'written'}")
+    for note in outcome.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is being done."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading the spec") as status:
+        yield status.update
