@@ -16,6 +16,8 @@ from cascade_builder.spec import Spec
 from cascade_client import CascadeClient
 from cascade_router.serve import Server, free_ports
 
+from . import prepare_pitch
+
 __all__ = ["measure"]
 
 _SCRATCH = Path("build")
@@ -39,18 +41,48 @@ def measure(
     repository = _SCRATCH / f"model_repository-bench-{cascade}"
     build(Spec.find(cascade), repository)
     files, rows = _rows(cascade, data)
+    verdict = _calibrate(cascade, data, repository)
     log = _SCRATCH / f"{cascade}-bench.log"
     with Server(repository=repository, ports=free_ports(), log=log) as server:
         with CascadeClient(server.grpc_url, cascade) as client:
             client.wait_ready()
-        command = [
-            *(str(Path(sys.executable).parent / "cascade-client"), "--url", server.grpc_url),
-            *("--cascade", cascade, "bench", *files, "--baselines", "--json"),
+            policy = client.policy().policy
+        printed = _run(
+            *("cascade-client", "--url", server.grpc_url, "--cascade", cascade),
+            *("bench", *files, "--baselines", "--json", "--rounds", str(rounds)),
             *("--concurrency", str(concurrency), "--seconds", str(seconds)),
-            *("--rounds", str(rounds)),
-        ]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return {"cascade": cascade, "rows": rows, "bench": json.loads(done.stdout)}
+        )
+    return {
+        "cascade": cascade,
+        "rows": rows,
+        "verdict": verdict,
+        "policy": json.loads(policy.to_json()),
+        "bench": json.loads(printed),
+    }
+
+
+def _calibrate(cascade: str, data: Path, repository: Path) -> dict[str, Any] | None:
+    """Record and calibrate the built experts; None where there is no labelled data."""
+    source = {
+        "imagenet": data / "imagenet_val1300" / "labels.csv",
+        "pitch": data / "pitch" / "timgm_frames3000.npz",
+    }[cascade]
+    if not source.exists():
+        return None
+    if cascade == "pitch":
+        frames = _SCRATCH / "pitch" / "frames.npz"
+        prepare_pitch.prepare(source, frames)
+        source = frames
+    at = ("--repository", str(repository))
+    _run("cascade-builder", "record", cascade, "--data", str(source), *at)
+    printed = _run("cascade-builder", "calibrate", cascade, *at, "--no-report", "--json")
+    found: dict[str, Any] = json.loads(printed)
+    return found
+
+
+def _run(program: str, *arguments: str) -> str:
+    command = [str(Path(sys.executable).parent / program), *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def _rows(cascade: str, data: Path) -> tuple[list[str], str]:

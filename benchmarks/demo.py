@@ -6,6 +6,7 @@ Every step is a command of the toolkit, shown before it runs, so that each can b
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -37,23 +38,25 @@ def main(cascade: str, repository: Path, seconds: float) -> None:
     with server:
         with CascadeClient(server.grpc_url, cascade) as client:
             client.wait_ready()
+            certified = client.policy().policy.certified
         say(f"ready: gRPC on {server.grpc_url}, every tier has answered")
         files = [str(path) for path in inputs(cascade)]
         ask = ["cascade-client", "--url", server.grpc_url, "--cascade", cascade]
         run(*ask, "infer", *files[: SHOWN[cascade]], "--top", "2")
         load = ["--concurrency", "8", "--seconds", str(seconds), "--rounds", "3"]
         run(*ask, "bench", *files, "--baselines", *load)
-        shown = f"{len(files)} inputs: a first look. `make bench` measures."
-        say(f"operating points are uncertified until `cascade-builder calibrate`; {shown}")
+        say(f"{len(files)} inputs, some like nothing the experts learned: a first look")
+        if not certified:
+            say("these points are thresholds by hand; `cascade-builder calibrate` certifies some")
     say(f"stopped; {time.monotonic() - start:.0f} s in all")
 
 
 def inputs(cascade: str) -> list[Path]:
-    """Name the files to ask with: scikit-image's photos, or notes written as arrays."""
-    if cascade == "imagenet":
-        return photos.paths()
-    folder = Path("build") / "notes"
+    """Lay out the files to ask with: scikit-image's photos, or notes written as arrays."""
+    folder = Path("build") / {"imagenet": "photos", "pitch": "notes"}[cascade]
     folder.mkdir(parents=True, exist_ok=True)
+    if cascade == "imagenet":
+        return [Path(shutil.copy(path, folder)) for path in photos.paths()]
     paths = []
     for midi, row in zip(notes.PITCHES, notes.rows(), strict=True):
         name = notes.names()[notes.bin_of(440.0 * 2 ** ((midi - 69) / 12))].split()[0]
@@ -66,7 +69,7 @@ def run(*command: str) -> None:
     """Show a command, short of its long list of files, and run it."""
     files = [word for word in command if Path(word).suffix in {".png", ".jpg", ".npy"}]
     words = [word for word in command if word not in files[1:]]
-    shown = shlex.join(Path(word).name if word in files else word for word in words)
+    shown = shlex.join(words)
     more = f"  # and {len(files) - 1} more" if len(files) > 1 else ""
     print(f"\n$ {shown}{more}", flush=True)
     # The commands of this environment, whatever PATH says.

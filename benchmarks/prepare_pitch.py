@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cascade_builder.demo import notes
 
-__all__ = ["UNCLEAR", "labelled"]
+__all__ = ["UNCLEAR", "labelled", "prepare"]
 
 UNCLEAR = [9, 14, 16, 17, 18, 31, 47, 77, 78, 86]
 """Programs that do not sound at the note they play: bells, organs with octaves, blown bottles."""
@@ -42,17 +42,22 @@ def labelled(
     return frames[keep], np.array(bins, dtype=np.int64)
 
 
-@click.command()
-@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
-def main(source: Path, target: Path) -> None:
-    """Read SOURCE, write TARGET."""
+def prepare(source: Path, target: Path) -> str:
+    """Write x and y of the clear frames of ``source`` to ``target``; say how many there are."""
     with np.load(source, allow_pickle=False) as file:
         x, y = labelled(file["x"], file["midi"], file["prog"])
         total = len(file["midi"])
     target.parent.mkdir(parents=True, exist_ok=True)
     np.savez(target, x=x, y=y)
-    print(f"{target}: {len(y)} of {total} frames, {len(np.unique(y))} notes")
+    return f"{target}: {len(y)} of {total} frames, {len(np.unique(y))} notes"
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+def main(source: Path, target: Path) -> None:
+    """Read SOURCE, write TARGET."""
+    print(prepare(source, target))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the README's table of measurements from the newest results, between its two marks."""
+"""Write the README's tables of measurements from the newest results, between their marks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 from .provenance import RESULTS
 
-__all__ = ["README", "newest", "table", "with_table"]
+__all__ = ["README", "ladder", "newest", "table", "with_table"]
 
 README = Path(__file__).parents[1] / "README.md"
-_BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def newest(name: str) -> tuple[Path, dict[str, Any]]:
@@ -37,15 +36,16 @@ def table(name: str) -> str:
         f"{len(largest['rounds'])} interleaved rounds, {where['date'][:10]} "
         f"([`{path.name}`](benchmarks/results/{path.name}))",
         "",
-        "| candidate | rows/s | to the largest alone | p50 ms | p99 ms | "
+        "| candidate | promise | rows/s | to the largest alone | p50 ms | p99 ms | "
         + " | ".join(f"answered by {tier}" for tier in tiers)
         + " | agreement with the largest |",
-        "|---|" + "---|" * (5 + len(tiers)),
+        "|---|" + "---|" * (6 + len(tiers)),
     ]
     for one in bench["candidates"]:
         shares = [one["tier_share"].get(str(k), 0.0) for k in range(len(tiers))]
         cells = [
             one["name"],
+            _promise(result["policy"], one["name"]),
             f"{one['rows_per_s']:.0f}",
             f"{one['rows_per_s'] / largest['rows_per_s']:.2f} x",
             f"{one['p50_ms']:.0f}",
@@ -57,12 +57,57 @@ def table(name: str) -> str:
     return "\n".join(lines)
 
 
+def ladder(name: str) -> str:
+    """Draw what a calibration found as Markdown."""
+    path, result = newest(name)
+    verdict = result["verdict"]["verdict"]
+    last = verdict["tiers"][-1]
+    lines = [
+        f"**`{name}`**, {verdict['rows']['check']} check rows of {sum(verdict['rows'].values())} "
+        f"([`{path.name}`](benchmarks/results/{path.name}))",
+        "",
+        f"| point | ms a row | saved | {verdict['measure']} | vs {last}, points | promised loss |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in verdict["points"] + [dict(s, name=f"{s['name']} alone") for s in verdict["singles"]]:
+        made = one["certificate"]
+        bound = f"≤ {100 * made['bound']:g} points" if made and made["bound"] else ""
+        cells = [
+            one["name"],
+            f"{one['cost_ms']:.1f}",
+            f"{100 * one['saving']:.0f} %",
+            f"{100 * one['quality']:.1f} %",
+            f"{-100 * one['drop']:+.1f} ± {100 * one['drop_error']:.1f}",
+            bound,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _promise(policy: dict[str, Any], name: str) -> str:
+    """Say what a point promises; nothing for an expert alone or thresholds by hand."""
+    point = next((p for p in policy["points"] if p["name"] == name), None)
+    if point is None or point["certificate"] is None:
+        return ""
+    made = point["certificate"]
+    if made["method"] == "by construction":
+        return "the largest answers"
+    measure = made["promise"].removesuffix(" at most")
+    share = 100 * made["bound"]
+    return f"{measure} ≤ {share:g} points at level {made['level']:g}, n = {made['rows']}"
+
+
 def with_table(text: str) -> str:
     """Put the newest tables between the marks of the README."""
-    before, rest = text.split(_BEGIN)
-    _, after = rest.split(_END)
-    tables = "\n\n".join(table(name) for name in ("imagenet", "pitch"))
-    return f"{before}{_BEGIN}\n{tables}\n{_END}{after}"
+    measured = "\n\n".join(table(name) for name in ("imagenet", "pitch"))
+    return _between(_between(text, "measured", measured), "ladder", ladder("imagenet"))
+
+
+def _between(text: str, mark: str, new: str) -> str:
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{new}\n{end}{after}"
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def calibrate(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    r"""Choose operating points of SPEC that keep a promise; write policy.json and a report.
+    """Choose operating points of SPEC that keep a promise; write policy.json and a report.
 
     Reads the records only; no expert runs. A running server takes the new policy within a second;
     the one before stays as policy.json.old. Points that cannot be certified are left out and

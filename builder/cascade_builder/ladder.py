@@ -224,7 +224,9 @@ def _refusal(
         name=name,
         drop=drop,
         best=bound(losses, delta, method),
-        rows_needed=rows_needed(np.concatenate([chosen_on, losses]), drop, delta, method),
+        rows_needed=rows_needed(
+            np.concatenate([chosen_on, losses]), drop, delta, method, had=len(losses)
+        ),
         check_rows=len(losses),
     )
 

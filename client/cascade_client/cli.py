@@ -53,7 +53,7 @@ def _checked_url(ctx: click.Context, parameter: click.Parameter, url: str) -> st
 @click.version_option(package_name="triton-cascade")
 @click.pass_context
 def main(ctx: click.Context, url: str, cascade: str) -> None:
-    r"""Ask a cascade served by Triton, load it, look at it.
+    """Ask a cascade served by Triton, load it, look at it.
 
     \b
     Examples:
@@ -99,7 +99,7 @@ def infer(
     top: int,
     as_json: bool,
 ) -> None:
-    r"""Answer FILES: pictures, or .npy arrays for a cascade that takes numbers.
+    """Answer FILES: pictures, or .npy arrays for a cascade that takes numbers.
 
     A folder stands for the files in it. Each row is sent by itself, so its milliseconds are its
     own. A file that is refused is reported and the others are answered; exit status 1 then.
@@ -171,7 +171,7 @@ def _report(exc: CascadeError, message: str) -> None:
 @json_option
 @click.pass_obj
 def status(target: Target, wait_s: float | None, as_json: bool) -> None:
-    r"""Show the server, the parts of the cascade, its tiers and operating points.
+    """Show the server, the parts of the cascade, its tiers and operating points.
 
     Exit status 1 if any part is not ready.
 
@@ -215,7 +215,7 @@ def policy() -> None:
 @json_option
 @click.pass_obj
 def policy_list(target: Target, as_json: bool) -> None:
-    r"""List the operating points, cheapest first.
+    """List the operating points, cheapest first.
 
     \b
     Example:
@@ -236,7 +236,7 @@ def policy_list(target: Target, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def policy_show(target: Target, as_json: bool) -> None:
-    r"""Show the policy in force: points, provenance, switches.
+    """Show the policy in force: points, provenance, switches.
 
     \b
     Example:
@@ -264,7 +264,7 @@ def policy_show(target: Target, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def policy_set(target: Target, point: str, who: str, as_json: bool) -> None:
-    r"""Make POINT the default of the running cascade, within a second and without a reload.
+    """Make POINT the default of the running cascade, within a second and without a reload.
 
     It holds for every request that names no point, and after a restart too.
 

@@ -131,7 +131,7 @@ def bench(
     as_json: bool,
     **load: Any,
 ) -> None:
-    r"""Measure throughput, latency, exit shares and agreement under load.
+    """Measure throughput, latency, exit shares and agreement under load.
 
     The rows of FILES (pictures or .npy arrays; a folder stands for the files in it) are sent in
     a seeded order. Every candidate gets its turn in several rounds. Agreement is the share of

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import oracle
 import pytest
-from benchmarks.prepare_pitch import labelled as clear_notes
+from benchmarks.prepare_pitch import prepare
 from labelled import DATA, needs
 
 from cascade_builder.calibrate import calibrate
@@ -39,9 +39,7 @@ def models(repository, tmp_path_factory):
 def sources(tmp_path_factory):
     """Where the rows of each cascade come from."""
     frames = tmp_path_factory.mktemp("frames") / "frames.npz"
-    with np.load(DATA / "pitch" / "timgm_frames3000.npz") as file:
-        x, y = clear_notes(file["x"], file["midi"], file["prog"])
-    np.savez(frames, x=x, y=y)
+    prepare(DATA / "pitch" / "timgm_frames3000.npz", frames)
     photos = DATA / "imagenet_val1300" / "labels.csv"
     return {
         "imagenet": Source(path=photos, limit=N_ROWS),

@@ -3,15 +3,19 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from benchmarks.readme import with_table
+from PIL import Image
 
 from cascade_builder.demo import photos
 from cascade_builder.spec import Spec
+from cascade_router import Policy
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -28,11 +32,16 @@ def commands(program):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """photo.jpg and photos/ as the README names them."""
+    """photo.jpg and photos/ as the README names them: 160 cuttings of the bundled photos."""
     made = tmp_path_factory.mktemp("readme")
     (made / "photos").mkdir()
-    for i, path in enumerate(photos.paths()[:4]):
-        (made / "photos" / f"{i}{path.suffix}").write_bytes(path.read_bytes())
+    rng = np.random.default_rng(0)
+    for i in range(160):
+        with Image.open(photos.paths()[i % 8]) as whole:
+            side = int(min(whole.size) * rng.uniform(0.5, 1))
+            left, top = (int(rng.integers(0, length - side + 1)) for length in whole.size)
+            part = whole.convert("RGB").crop((left, top, left + side, top + side))
+        part.resize((256, 256)).save(made / "photos" / f"{i:03}.jpg")
     rocket = next(path for path in photos.paths() if path.suffix == ".jpg")
     (made / "photo.jpg").write_bytes(rocket.read_bytes())
     return made
@@ -67,13 +76,20 @@ def test_client_commands_do_what_they_say(line, server, imagenet, folder):
         imagenet.set_point("balanced")
 
 
-def test_the_builder_command_lays_out_a_repository(folder):
-    """The packaged demo is built from what build/ holds."""
-    (line,) = commands("cascade-builder")
-    (folder / "build").symlink_to(ROOT / "build")
+def test_the_builder_commands_build_record_and_calibrate(folder):
+    """From a packaged spec to a repository with a certified policy, without a label."""
+    (folder / "build").mkdir()
+    for expert in (ROOT / "build" / "imagenet").glob("*-*"):
+        if expert.is_dir() and not expert.name.startswith("records"):
+            shutil.copytree(expert, folder / "build" / "imagenet" / expert.name)
+    build, record, calibrate = commands("cascade-builder")
 
-    assert "model_repository is ready" in run(line, folder)
-    assert (folder / "model_repository" / "imagenet" / "config.pbtxt").exists()
+    assert "model_repository is ready" in run(build, folder)
+    assert "160" in run(record, folder)
+    assert "Promises hold together" in run(calibrate, folder)
+    policy = folder / "model_repository" / "imagenet_router" / "1" / "policy.json"
+    assert Policy.read(policy).certified
+    assert (folder / "build" / "imagenet" / "report" / "report.html").stat().st_size > 10_000
 
 
 def test_make_targets_exist():

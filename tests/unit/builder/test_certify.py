@@ -115,6 +115,23 @@ def test_no_row_promises_nothing(method):
 
 
 @pytest.mark.parametrize("method", [BINOMIAL, BETTING])
+def test_rows_needed_are_never_fewer_than_there_were(method):
+    """Where an unlucky draw failed, as many rows again are asked for at the least."""
+    losses = np.repeat([1, 0], [2, 998])
+
+    assert rows_needed(losses, 0.02, 0.05, method, had=5000) == 10_000
+
+
+def test_rows_for_a_hopeless_wish_are_counted_without_trying_them():
+    """Millions of rows are an estimate in the limit, not millions of bets."""
+    losses = np.repeat([1, -1, 0], [100, 100, 9800])
+
+    need = rows_needed(losses, 0.0002, 0.05, BETTING)
+
+    assert 1_000_000 < need < 20_000_000
+
+
+@pytest.mark.parametrize("method", [BINOMIAL, BETTING])
 def test_rows_needed_are_about_enough_and_not_many_more(method):
     """So many rows of the same kind mostly certify; a third of them mostly do not."""
     rng = np.random.default_rng(2)
