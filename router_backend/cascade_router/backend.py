@@ -28,6 +28,8 @@ from .walk import Step, Walk
 
 __all__ = ["SENDER_MS", "TritonPythonModel"]
 
+_KNOWN_OPTIONS = 256
+
 SENDER_MS = 0.25
 """What answering one request by its sender costs over the list, in ms (measured: 0.25 to 0.3)."""
 
@@ -44,6 +46,8 @@ class TritonPythonModel:
         self._tiers = self._served.policy.tiers
         self._exits = ExitCounter(self._served.policy.cascade)
         self._input = config["input"][0]["name"]
+        self._read: dict[str, Options] = {}
+        self._read_under = self._served.policy
         self._escalation = Escalation(
             self._run,
             n_tiers=len(self._tiers),
@@ -60,7 +64,7 @@ class TritonPythonModel:
         options: list[Options] = []
         for place, request in enumerate(requests):
             try:
-                asked = Options.of(request.parameters(), policy)
+                asked = self._asked(request.parameters(), policy)
             except CascadeError as error:
                 answers.refuse(place, error)
                 continue
@@ -87,12 +91,21 @@ class TritonPythonModel:
         self._escalation.close()
         self._exits.close()
 
+    def _asked(self, parameters: str, policy: Policy) -> Options:
+        """Read a request's parameters; what was read lately under this policy is known."""
+        if policy is not self._read_under or len(self._read) >= _KNOWN_OPTIONS:
+            self._read, self._read_under = {}, policy
+        asked = self._read.get(parameters)
+        if asked is None:
+            asked = self._read[parameters] = Options.of(parameters, policy)
+        return asked
+
     def _start(self, policy: Policy, group: Group, answers: Answers) -> None:
         """Run here what is quickest here; send the rest on its way up."""
         walk = group.walk
         first = int(policy.gates.start[policy.index(policy.default)])
         left = np.ones(len(group.rows), dtype=bool)
-        while (step := walk.next()) is not None and self._belongs_here(step, first):
+        while left.any() and (step := walk.next()) and self._belongs_here(step, first):
             # No copy of the inputs in the common case that all rows start at the same tier.
             whole = len(step.rows) == len(left)
             error = self._escalation.run(step.tier, [group if whole else group.part(step.rows)])

@@ -84,6 +84,7 @@ class GateTable:
             for k in range(self._n_tiers - 1, -1, -1):
                 self._at_or_above[p, k] = self._at_or_above[p, k + 1] if gates[k].off else k
         self.start = self._at_or_above[:, 0]
+        self._skips = bool(np.isfinite(self._skip_below).any())
         self._skip_to = np.array(
             [[k + 1 if g.skip_to is None else g.skip_to for k, g in enumerate(p)] for p in points]
         )
@@ -116,7 +117,9 @@ class GateTable:
             escalates; a row is decided when its point runs no further tier up to ``max_tier``.
         """
         exits = scores >= self._threshold[point, tier]
-        skips = scores < self._skip_below[point, tier]
-        target = np.where(skips, np.minimum(self._skip_to[point, tier], max_tier), tier + 1)
-        target = self._at_or_above[point, np.clip(target, tier + 1, self._n_tiers)]
+        target = self._at_or_above[point, tier + 1]
+        if self._skips:
+            far = np.maximum(np.minimum(self._skip_to[point, tier], max_tier), tier + 1)
+            skips = scores < self._skip_below[point, tier]
+            target = np.where(skips, self._at_or_above[point, far], target)
         return np.where(exits | (target > max_tier) | (target == self._n_tiers), DECIDED, target)

@@ -6,6 +6,7 @@ Shapes: R requests of one ``execute``, n rows of one request.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 
+@functools.cache  # looked up several times for each request
 def _pb() -> Any:
     import triton_python_backend_utils as pb_utils
 
@@ -49,9 +51,9 @@ def input_of(request: Any, name: str) -> Array:
 
 
 def response(outputs: dict[str, Array]) -> Any:
-    """Build a response from named arrays."""
+    """Build a response from named arrays, which must be contiguous."""
     pb_utils = _pb()
-    tensors = [pb_utils.Tensor(name, np.ascontiguousarray(a)) for name, a in outputs.items()]
+    tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items()]
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 

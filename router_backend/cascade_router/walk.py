@@ -13,7 +13,6 @@ answer. Shapes: N rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,9 +69,9 @@ class Walk:
         n, last = len(point), len(policy.tiers) - 1
         self._policy = policy
         self.point = np.asarray(point, dtype=np.int64)
-        self._max_tier = np.broadcast_to(last if max_tier is None else max_tier, (n,))
+        self._max_tier = _per_row(last if max_tier is None else max_tier, n)
         self._n_ran = np.zeros(n, dtype=np.float32)
-        self.tier = policy.gates.first(self.point, np.broadcast_to(min_tier, (n,)), self._max_tier)
+        self.tier = policy.gates.first(self.point, _per_row(min_tier, n), self._max_tier)
         self.label = np.full(n, -1, dtype=np.int32)
         self.confidence = np.full(n, np.nan, dtype=np.float32)
         self.exit_tier = np.full(n, -1, dtype=np.int32)
@@ -85,13 +84,11 @@ class Walk:
 
     def next(self) -> Step | None:
         """Say the lowest tier that rows wait for, and which rows; None when all are decided."""
-        return next(self.steps(), None)
-
-    def steps(self) -> Iterator[Step]:
-        """Say every tier that rows wait for, lowest first. Steps may be settled in any order."""
         waiting = self.tier[self.tier != DECIDED]
-        for tier in np.unique(waiting).tolist():
-            yield Step(tier, np.flatnonzero(self.tier == tier))
+        if not len(waiting):
+            return None
+        tier = int(waiting.min())
+        return Step(tier, np.flatnonzero(self.tier == tier))
 
     def settle(self, tier: int, rows: Ints, logits: Floats) -> None:
         """Take a tier's logits: the rows it satisfies are decided, the rest wait further up.
@@ -129,3 +126,7 @@ class Walk:
         self.label[rows] = label
         self.confidence[rows] = probs[np.arange(len(rows)), label]
         self.exit_tier[rows] = tier
+
+
+def _per_row(value: Ints | int, n: int) -> Ints:
+    return value if isinstance(value, np.ndarray) else np.full(n, value)

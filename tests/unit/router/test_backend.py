@@ -9,7 +9,7 @@ import oracle
 import pytest
 from fake_triton import Request, Server
 
-from cascade_router import Gate, OperatingPoint, Policy, PolicyError, Tier
+from cascade_router import Gate, OperatingPoint, Policy, PolicyError, Tier, triton_io
 from cascade_router.backend import TritonPythonModel
 
 NAMES = ["small", "middle", "large"]
@@ -41,6 +41,7 @@ def server(monkeypatch):
     for k, name in enumerate(NAMES):
         made.models[f"c_{name}"] = lambda inputs, k=k: {"LOGITS": inputs["X"] * (k + 1)}
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", made.module())
+    triton_io._pb.cache_clear()
     return made
 
 

@@ -9,7 +9,7 @@ import pytest
 from fake_triton import Request, Server
 from PIL import Image
 
-from cascade_router import Gate, OperatingPoint, Policy, Tier
+from cascade_router import Gate, OperatingPoint, Policy, Tier, triton_io
 from cascade_router.control import TritonPythonModel as Control
 from cascade_router.images_model import TritonPythonModel as Images
 
@@ -18,6 +18,7 @@ from cascade_router.images_model import TritonPythonModel as Images
 def server(monkeypatch):
     made = Server()
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", made.module())
+    triton_io._pb.cache_clear()
     return made
 
 
