@@ -4,9 +4,10 @@ import socket
 
 import pytest
 
-from cascade_router import serve
+from cascade_router import installation, serve
 from cascade_router.errors import ServerError
-from cascade_router.serve import Installation, Ports, Server, free_ports, main
+from cascade_router.installation import Installation
+from cascade_router.serve import Ports, Server, free_ports, main
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_no_server_at_all_says_what_to_install(monkeypatch, repository):
 
 def test_missing_libraries_are_named(monkeypatch, repository):
     """A library the loader would not find is named with the package that brings it."""
-    monkeypatch.setattr(serve, "_missing_libraries", lambda *_: ["libpython3.11.so.1.0"])
+    monkeypatch.setattr(installation, "_missing_libraries", lambda *_: ["libpython3.11.so.1.0"])
 
     with pytest.raises(ServerError, match=r"misses libpython3\.11\.so\.1\.0") as caught:
         Server(repository=repository, ports=free_ports()).start()
@@ -90,9 +91,9 @@ def test_help_is_printed(capsys):
 def test_flags_win_over_ours():
     """A flag the user gives is not given twice."""
     server = Server(repository=".", flags=["--model-control-mode=none", "--log-verbose=1"])
-    installation = Installation(binary="/bin/true", backends="/none")
+    found = Installation(binary="/bin/true", backends="/none")
 
-    command = server._command(installation, None)
+    command = server._command(found, None)
 
     assert [c for c in command if c.startswith("--model-control-mode")] == [
         "--model-control-mode=none"
