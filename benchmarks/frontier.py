@@ -1,4 +1,4 @@
-"""Time the exact frontier on one core: `python benchmarks/frontier.py [--json]`."""
+"""Time the exact frontier on one core: `python -m benchmarks.frontier`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from cascade_builder.cost_tables import Costs
 from cascade_builder.frontier import cuts, grid_frontier
+
+from .provenance import save
 
 CASES = [(3, 50_000, 200, 150.0), (4, 50_000, 64, 1500.0)]
 """Tiers, rows, thresholds per gate, milliseconds allowed."""
@@ -49,6 +51,8 @@ def main() -> None:
                 "allowed_ms": allowed,
             }
         )
+    if "--save" in sys.argv:
+        save("frontier", {"cases": rows})
     if "--json" in sys.argv:
         print(json.dumps(rows))
         return

@@ -1,4 +1,4 @@
-"""Policy efficiency on six real cascades: `python benchmarks/policy_efficiency.py [--json]`.
+"""Policy efficiency on six real cascades: `python -m benchmarks.policy_efficiency`.
 
 Efficiency is the share of the oracle gate's saving that is captured: (1 - cost) / (1 - oracle's
 cost), with the last tier's cost as 1 and multiply-adds for costs. Everything is chosen on one half
@@ -27,13 +27,14 @@ from cascade_builder.selection import plain
 from cascade_builder.verdict import oracle
 from cascade_router.policy import Tier
 
+from .prepare_pitch import UNCLEAR
+from .provenance import save
+
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 WISH = 0.005
 """Drop allowed."""
 
-BADLY_LABELLED = [9, 14, 16, 17, 18, 31, 47, 77, 78, 86]
-"""Programs of the pitch data whose true note is not known well."""
 
 LOWEST_CENTS = 1997.3794084376191
 """Pitch of the first of the 360 bins, which are 20 cents apart."""
@@ -83,7 +84,7 @@ def cascades(data: Path) -> Iterator[tuple[str, Records]]:
         records_of("cifar", logits, [12.5, 40.8, 125.5], z["y"], "softmax"),
     )
     z = np.load(data / "pitch" / "logits_5experts.npz")
-    clean = ~np.isin(z["prog"], BADLY_LABELLED)
+    clean = ~np.isin(z["prog"], UNCLEAR)
     bins = np.round((z["true_cents"][clean] - LOWEST_CENTS) / 20)
     macs = dict(zip(["tiny", "small", "medium", "large", "full"], z["macs"], strict=True))
     for names in (["tiny", "full"], ["tiny", "medium", "full"]):
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--permutations", type=int, default=10)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--save", action="store_true", help="also write benchmarks/results/")
     asked = parser.parse_args()
     if not asked.data.exists():
         parser.error(f"--data: {asked.data} is not there; the labelled data is not published")
@@ -170,6 +172,8 @@ def main() -> None:
             ]
             print(f"{title:30}" + "".join(f"{c:>30}" for c in cells), flush=True)
     means = {n: float(np.mean([row[n]["efficiency"] for row in table.values()])) for n in names}
+    if asked.save:
+        save("policy-efficiency", {"cascades": table, "mean": means})
     if asked.json:
         print(json.dumps({"cascades": table, "mean": means}))
         return
