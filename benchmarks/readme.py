@@ -77,7 +77,9 @@ def ladder(name: str) -> str:
             f"{one['cost_ms']:.1f}",
             f"{100 * one['saving']:.0f} %",
             f"{100 * one['quality']:.1f} %",
-            f"{-100 * one['drop']:+.1f} ± {100 * one['drop_error']:.1f}",
+            f"{-100 * one['drop']:+.1f} ± {100 * one['drop_error']:.1f}"
+            if one["drop_error"]
+            else "",
             bound,
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -105,6 +105,21 @@ def test_replay_router_and_oracle_agree(name, running, calibrated):
             assert len(differ) <= 1, (point.name, differ)
 
 
+@pytest.mark.parametrize(("efficiency", "place"), [(0.0, -1), (1.0, 0)])
+def test_efficiency_asks_for_a_place_on_the_certified_ladder(
+    running, calibrated, efficiency, place
+):
+    """0 answers as the safest certified point does, 1 as the cheapest."""
+    _, policy, rows = calibrated["pitch"]
+    point = policy.points[policy.certified[place]].name
+
+    with CascadeClient(running.grpc_url, "pitch") as client:
+        asked = client.infer(rows[:40], efficiency=efficiency)
+        named = client.infer(rows[:40], point=point)
+
+    assert [(a.tier, a.label) for a in asked] == [(a.tier, a.label) for a in named]
+
+
 def batches(n, seed=3):
     """Cut n rows into batches of 1 to 16."""
     rng, start = np.random.default_rng(seed), 0
