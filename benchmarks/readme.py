@@ -86,6 +86,12 @@ def ladder(name: str) -> str:
     return "\n".join(lines)
 
 
+def _difference(one: dict[str, Any]) -> str:
+    if not one["drop_error"]:
+        return ""  # the largest expert itself
+    return f"{-100 * one['drop']:+.1f} ± {100 * one['drop_error']:.1f}"
+
+
 def _promise(policy: dict[str, Any], name: str) -> str:
     """Say what a point promises; nothing for an expert alone or thresholds by hand."""
     point = next((p for p in policy["points"] if p["name"] == name), None)
