@@ -213,6 +213,25 @@ def _joined(flags: Sequence[str]) -> list[str]:
     return joined
 
 
+def _server(flags: Sequence[str]) -> Server:
+    """Take from the flags what this program must know; the rest goes on as it is."""
+    ours = {f"--{name}-port": name for name in Ports.__slots__}
+    ports: dict[str, int] = {}
+    repository, rest = "model_repository", []
+    for flag in flags:
+        key, _, value = flag.partition("=")
+        if key in ("--model-repository", "--model-store"):
+            repository = value
+        elif key in ours and value.isdecimal() and 0 < int(value) < 65536:
+            ports[ours[key]] = int(value)
+        elif key in ours:
+            message = f"cascade-serve: {key}: got {value!r}, expected a port"
+            raise ServerError(message, hint=f"{key}=8000, say")
+        else:
+            rest.append(flag)
+    return Server(repository=Path(repository), ports=Ports(**ports), flags=rest)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a server in the foreground until it ends or is told to stop."""
     flags = _joined(sys.argv[1:] if argv is None else argv)
@@ -223,12 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "on loopback. All other flags go to tritonserver as they are and win over ours.\n"
         )
         return 0
-    values = dict(flag.partition("=")[::2] for flag in flags)
-    ports = {p: int(values.pop(f"--{p}-port", getattr(Ports(), p))) for p in Ports.__slots__}
-    repository = values.pop("--model-repository", values.pop("--model-store", "model_repository"))
-    rest = [f"{key}={value}" if value else key for key, value in values.items()]
-    server = Server(repository=Path(repository), ports=Ports(**ports), flags=rest)
     try:
+        server = _server(flags)
         server.start()
     except CascadeError as error:
         sys.stderr.write(f"Error: {error}\n")

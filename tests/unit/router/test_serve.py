@@ -111,3 +111,20 @@ def test_flags_win_over_ours():
 def test_flags_are_read_in_both_forms(flags, joined):
     """``--key value`` and ``--key=value`` are the same."""
     assert serve._joined(flags) == joined
+
+
+def test_repeated_flags_all_go_to_the_server():
+    """What may be given twice is not swallowed; ports and repository are ours to know."""
+    flags = ["--load-model=a", "--load-model=b", "--http-port=9000", "--model-repository=x"]
+
+    server = serve._server(flags)
+
+    assert server.flags == ["--load-model=a", "--load-model=b"]
+    assert (server.ports.http, server.repository.name) == (9000, "x")
+
+
+@pytest.mark.parametrize("port", ["abc", "", "0", "70000", "-1"])
+def test_a_port_that_is_none_is_refused(port, capsys):
+    """The flag and the value are named; there is no traceback."""
+    assert main([f"--http-port={port}"]) == 1
+    assert f"--http-port: got {port!r}" in capsys.readouterr().err
