@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from cascade_router.errors import CascadeError
 from .cli_calibrate import calibrate
 from .cli_record import record
 from .spec import TARGETS, Spec
+from .status_line import status_line
 
 __all__ = ["main"]
 
@@ -73,7 +71,7 @@ def build(
     from .build import build as run
     from .build_report import summary
 
-    with _progress() as tell:
+    with status_line() as tell:
         report = run(
             Spec.find(spec),
             repository,
@@ -86,15 +84,3 @@ def build(
         click.echo(json.dumps(report.as_json(), indent=2))
     else:
         click.echo(summary(report), nl=False)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Show on a terminal what is being done."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("reading the spec") as status:
-        yield status.update

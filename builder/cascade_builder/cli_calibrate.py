@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from .spec import Spec
+from .status_line import status_line
 
 if TYPE_CHECKING:
     from .calibration import Outcome
@@ -172,7 +172,7 @@ def calibrate(
         with_labels=with_labels,
         seed=seed,
     )
-    with _progress() as tell:
+    with status_line() as tell:
         outcome = calibrate_spec(
             read,
             asked,
@@ -217,15 +217,3 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
         click.echo(f"{outcome.report}: {'would be written' if outcome.dry_run else 'written'}")
     for note in outcome.notes:
         click.echo(f"note: {note}", err=True)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Show on a terminal what is being done."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("reading the spec") as status:
-        yield status.update
