@@ -114,8 +114,8 @@ class Server:
                 return InferenceResponse([Tensor(n, outputs[n]) for n in self._wanted])
 
         class Metric:
-            def __init__(self, labels):
-                self._key = tuple(sorted(labels.items()))
+            def __init__(self, family, labels):
+                self._key = (family, *sorted(labels.items()))
 
             def increment(self, n):
                 server.counted[self._key] += n
@@ -124,10 +124,10 @@ class Server:
             COUNTER = "counter"
 
             def __init__(self, name, description, kind):
-                pass
+                self._name = name
 
             def Metric(self, labels):  # noqa: N802  # Triton's name
-                return Metric(labels)
+                return Metric(self._name, labels)
 
         module.TritonError, module.Tensor = TritonError, Tensor
         module.TritonModelException = TritonModelException
@@ -135,6 +135,7 @@ class Server:
         module.MetricFamily = MetricFamily
         module.PreferredMemory = lambda kind, device: (kind, device)
         module.TRITONSERVER_MEMORY_CPU = 0
+        module.triton_string_to_numpy = {"TYPE_FP32": np.float32}.__getitem__
         module.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
         module.get_input_tensor_by_name = lambda request, name: Tensor(
             name, np.asarray(request.inputs[name])

@@ -80,7 +80,11 @@ def layout(
         models.append(_model(triton_config.preprocess_config(spec), files))
     files = _python("backend", "Routes the rows of this cascade.", core)
     files |= {f"1/{name}": data for name, data in router_files.items()}
-    models.append(_model(triton_config.router_config(spec), files))
+    here = triton_config.expert_in_router(spec, target)
+    if here is not None:
+        first = next(one for one in built if one.expert is here)
+        files |= {f"1/experts/{here.name}.onnx": first.path}
+    models.append(_model(triton_config.router_config(spec, target), files))
     files = _python("control", "Tells about this cascade.", core)
     models.append(_model(triton_config.control_config(spec), files))
     # Triton wants a version folder for an ensemble too, and git keeps no empty folder.

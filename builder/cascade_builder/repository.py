@@ -24,7 +24,7 @@ _OURS = {
     *("1/model.py", "1/model.onnx", "1/.keep"),
     *("1/policy.json", "1/manifest.json", "1/labels.txt"),
 }
-_OUR_FOLDERS = {"cascade_router", "__pycache__"}
+_OUR_FOLDERS = {"cascade_router", "experts", "__pycache__"}
 
 
 def changed(root: Path, model: Model) -> str | None:

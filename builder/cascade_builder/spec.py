@@ -17,7 +17,18 @@ from cascade_router.strict import Table
 
 from .factories import Factory, check_arguments
 
-__all__ = ["DTYPES", "KINDS", "TARGETS", "Expert", "Input", "Point", "Rows", "Spec", "packaged"]
+__all__ = [
+    "DTYPES",
+    "KINDS",
+    "TARGETS",
+    "Expert",
+    "Input",
+    "Point",
+    "Router",
+    "Rows",
+    "Spec",
+    "packaged",
+]
 
 TARGETS = ["auto", "embedded", "onnxruntime"]
 """What runs the experts; ``auto`` chooses."""
@@ -107,6 +118,27 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Router:
+    """How the router is served.
+
+    Attributes:
+        instances: How many routers take requests at once.
+        runs_first_expert: The first expert runs in the router's process (target ``embedded``),
+            which saves every row a call; it is served as a model of its own besides.
+        max_waiting_rows: Most rows that may wait for one tier in one instance; more are refused.
+        calls_per_tier: Calls of one tier that one instance may have under way.
+        abstain_below: A row that the last expert answers with a lower score gets label -1; None:
+            every row gets a label.
+    """
+
+    instances: int = 2
+    runs_first_expert: bool = True
+    max_waiting_rows: int = 256
+    calls_per_tier: int = 2
+    abstain_below: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """A cascade as its author wants it.
 
@@ -121,6 +153,7 @@ class Spec:
         input: The canonical tensor.
         rows: Real rows.
         experts: K of them, cheapest first.
+        router: How the router is served.
         points: The ladder, cheapest first.
         default: Name of the point of a request that names none.
         digest: ``sha256:...`` of what the file says, whatever its comments and spaces.
@@ -139,6 +172,7 @@ class Spec:
     points: tuple[Point, ...]
     default: str
     digest: str
+    router: Router = field(default_factory=Router)
 
     def model(self, part: str) -> str:
         """Name the Triton model of an expert or of ``router``, ``preprocess``, ``control``."""
@@ -220,6 +254,7 @@ class _Reader:
         rows = self._rows(root.table("rows"))
         experts = self._experts()
         points, default = self._points(len(experts))
+        router = self._router(root.table("router", {}))
         root.done()
         return Spec(
             name=name,
@@ -235,6 +270,7 @@ class _Reader:
             points=points,
             default=default,
             digest=digest,
+            router=router,
         )
 
     def _input(self, table: Table) -> Input:
@@ -285,6 +321,20 @@ class _Reader:
             self._refuse(message, "a cascade needs a cheap expert and a costlier one")
         self._unique([expert.name for expert in experts], "expert")
         return tuple(experts)
+
+    def _router(self, table: Table) -> Router:
+        usual = Router()
+        out = Router(
+            instances=table.whole("instances", usual.instances, low=1, high=64),
+            runs_first_expert=table.flag("runs_first_expert", usual.runs_first_expert),
+            max_waiting_rows=table.whole(
+                "max_waiting_rows", usual.max_waiting_rows, low=1, high=1_000_000
+            ),
+            calls_per_tier=table.whole("calls_per_tier", usual.calls_per_tier, low=1, high=64),
+            abstain_below=table.number("abstain_below") if table.has("abstain_below") else None,
+        )
+        table.done()
+        return out
 
     def _points(self, n_tiers: int) -> tuple[tuple[Point, ...], str]:
         points, defaults = [], []

@@ -19,6 +19,7 @@ __all__ = [
     "control_config",
     "ensemble_config",
     "expert_config",
+    "expert_in_router",
     "parse",
     "preprocess_config",
     "router_config",
@@ -27,7 +28,6 @@ __all__ = [
 
 HEADER = "# Written by cascade-builder from cascade.toml; edit the spec, not this file.\n"
 
-ROUTER_INSTANCES = 2
 PREPROCESS_INSTANCES = 2
 
 
@@ -65,18 +65,40 @@ def expert_config(spec: Spec, expert: Expert, target: str) -> ModelConfig:
     return config
 
 
-def router_config(spec: Spec) -> ModelConfig:
+def router_config(spec: Spec, target: str) -> ModelConfig:
     """Describe the router: canonical rows in, answers out.
 
     No response cache, ever: its key leaves request parameters out, so it would mix up the answers
     of different operating points.
+
+    Args:
+        spec: The cascade.
+        target: What runs the experts; only ``embedded`` ones can run in the router's process.
     """
-    config = _python(spec.model("router"), spec.max_batch, ROUTER_INSTANCES)
+    router = spec.router
+    config = _python(spec.model("router"), spec.max_batch, router.instances)
     _tensor(config.input.add(), spec.input.name, spec.input.dtype, spec.input.shape)
     for name, dtype, shape in _answers(spec):
         _tensor(config.output.add(), name, dtype, shape)
     _batched(config)
+    _parameters(
+        config,
+        {
+            "max_waiting_rows": str(router.max_waiting_rows),
+            "calls_per_tier": str(router.calls_per_tier),
+        },
+    )
+    here = expert_in_router(spec, target)
+    if here is not None:
+        _parameters(config, {"expert_here": here.name, "intra_op_threads": str(here.threads)})
+    if router.abstain_below is not None:
+        _parameters(config, {"abstain_below": repr(router.abstain_below)})
     return config
+
+
+def expert_in_router(spec: Spec, target: str) -> Expert | None:
+    """Name the expert that runs in the router's process; None: each is called by BLS."""
+    return spec.experts[0] if spec.router.runs_first_expert and target == "embedded" else None
 
 
 def preprocess_config(spec: Spec) -> ModelConfig:

@@ -5,10 +5,16 @@ decides is answered by the returned list, the cheapest way out. Requests with ro
 ``None`` there; their rows go up through ``Escalation``, merge with survivors of other batches, and
 are answered by their response sender. So no easy row waits for a hard one, and no escalated row
 holds an instance. (A non-decoupled model may answer later since Triton 24.06.)
+
+The first tier sees every row, so its call is what a cascade pays most often. Where the builder laid
+its ONNX file beside the router, it runs in this process: no BLS call, no second copy of the rows.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +24,14 @@ from .answers import Answers
 from .errors import CascadeError, TierError
 from .escalation import Escalation, Group, stack
 from .gate import DECIDED, Ints
-from .metrics import ExitCounter
+from .metrics import Meters
+from .onnx_expert import runner
 from .options import Options
+from .pace import Pace
 from .policy import Policy
 from .scores import Floats
 from .served import ServedPolicy
-from .triton_io import Array, call, config_of, input_of, parameter
+from .triton_io import Array, call, config_of, input_of, parameter, zeros_for
 from .walk import Step, Walk
 
 __all__ = ["SENDER_MS", "TritonPythonModel"]
@@ -38,22 +46,27 @@ class TritonPythonModel:
     """Sends each row to the smallest expert that is confident enough."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the policy and start the workers."""
+        """Read the policy, open the expert that runs here, and start the workers."""
         config = config_of(args)
-        self._served = ServedPolicy(Path(args["model_repository"]) / args["model_version"])
-        self._served.follow()
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._served = ServedPolicy(folder)
         # A policy may be replaced while serving, its tiers may not.
         self._tiers = self._served.policy.tiers
-        self._exits = ExitCounter(self._served.policy.cascade)
+        self._here = _expert_here(config, folder, [tier.name for tier in self._tiers])
+        self._served.follow()
+        self._meters = Meters(self._served.policy.cascade)
         self._input = config["input"][0]["name"]
+        self._abstain_below = float(parameter(config, "abstain_below", "-inf"))
         self._read: dict[str, Options] = {}
         self._read_under = self._served.policy
+        workers = int(parameter(config, "calls_per_tier", "2"))
         self._escalation = Escalation(
             self._run,
+            Pace(self._tiers, workers),
             n_tiers=len(self._tiers),
             max_batch=int(config["max_batch_size"]),
             max_waiting=int(parameter(config, "max_waiting_rows", "256")),
-            workers=int(parameter(config, "calls_per_tier", "2")),
+            workers=workers,
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -73,23 +86,18 @@ class TritonPythonModel:
             inputs.append(rows)
             options += [asked] * len(rows)
         if options:
-            walk = _walk(policy, options)
+            walk = self._walk(policy, options)
             answers.follow(walk)
-
-            def report(rows: Ints, error: CascadeError | None) -> None:
-                if error is None:
-                    self._exits.count(policy, walk, rows)
-                answers.report(rows, error)
-
-            group = Group(walk, np.arange(len(options)), stack(inputs), report)
-            self._start(policy, group, answers)
+            observer = _Observer(walk, answers, self._meters)
+            rows = np.arange(len(options))
+            self._start(Group(walk, rows, stack(inputs), observer, _until(options)), answers)
         return answers.by_list
 
     def finalize(self) -> None:
         """Finish what is under way and end the workers."""
         self._served.close()
         self._escalation.close()
-        self._exits.close()
+        self._meters.close()
 
     def _asked(self, parameters: str, policy: Policy) -> Options:
         """Read a request's parameters; what was read lately under this policy is known."""
@@ -100,40 +108,55 @@ class TritonPythonModel:
             asked = self._read[parameters] = Options.of(parameters, policy)
         return asked
 
-    def _start(self, policy: Policy, group: Group, answers: Answers) -> None:
+    def _walk(self, policy: Policy, options: list[Options]) -> Walk:
+        return Walk(
+            policy,
+            point=np.array([asked.point for asked in options]),
+            min_tier=np.array([asked.min_tier for asked in options]),
+            max_tier=np.array([asked.max_tier for asked in options]),
+            abstain_below=self._abstain_below,
+        )
+
+    def _start(self, group: Group, answers: Answers) -> None:
         """Run here what is quickest here; send the rest on its way up."""
         walk = group.walk
-        first = int(policy.gates.start[policy.index(policy.default)])
         left = np.ones(len(group.rows), dtype=bool)
-        while left.any() and (step := walk.next()) and self._belongs_here(step, first):
+        while left.any() and (step := walk.next()) and self._belongs_here(step, walk.policy):
             # No copy of the inputs in the common case that all rows start at the same tier.
             whole = len(step.rows) == len(left)
-            error = self._escalation.run(step.tier, [group if whole else group.part(step.rows)])
-            if error is not None:
-                walk.stop(step.rows)
-            ended = step.rows[walk.tier[step.rows] == DECIDED]
-            if len(ended):
-                left[ended] = False
-                group.report(ended, error)
+            part = group if whole else group.part(step.rows)
+            late = self._escalation.late(step.tier, part)
+            if late is not None:
+                self._escalation.let_go(step.tier, part.part(late))
+            else:
+                error = self._escalation.run(step.tier, [part])
+                if error is not None:
+                    walk.stop(step.rows)
+                ended = step.rows[walk.tier[step.rows] == DECIDED]
+                if len(ended):
+                    group.observer.report(ended, error)
+            left[step.rows] = walk.tier[step.rows] != DECIDED
         answers.defer()
         if left.any():
             self._escalation.send(group.part(left))
 
-    def _belongs_here(self, step: Step, first: int) -> bool:
+    def _belongs_here(self, step: Step, policy: Policy) -> bool:
         """Say whether a tier runs in ``execute``: the first does, and one quicker than a sender.
 
         Rows that are sent up cost their request a sender; a tier whose measured cost is below
         that is not worth it, and holds the instance for less time than the senders would.
         """
+        if step.tier in self._here or step.tier == policy.gates.start[policy.index(policy.default)]:
+            return True
         costs = self._tiers[step.tier].cost_ms
-        if step.tier == first or not costs:
-            return step.tier == first
-        return self._tiers[step.tier].cost_per_row_ms(len(step.rows)) < SENDER_MS
+        return bool(costs) and self._tiers[step.tier].cost_per_row_ms(len(step.rows)) < SENDER_MS
 
     def _run(self, tier: int, rows: Array) -> Floats:
-        """Call a tier's model by BLS."""
+        """Run a tier: here, or its model by BLS."""
         expert = self._tiers[tier]
         try:
+            if tier in self._here:
+                return self._here[tier](rows)
             return call(expert.model, {self._input: rows}, "LOGITS")
         except TierError as error:
             message = f"tier {expert.name!r} (model {expert.model}) failed: {error.message}"
@@ -142,10 +165,38 @@ class TritonPythonModel:
             ) from error
 
 
-def _walk(policy: Policy, options: list[Options]) -> Walk:
-    return Walk(
-        policy,
-        point=np.array([asked.point for asked in options]),
-        min_tier=np.array([asked.min_tier for asked in options]),
-        max_tier=np.array([asked.max_tier for asked in options]),
-    )
+@dataclass(frozen=True, slots=True)
+class _Observer:
+    """Passes on what becomes of the rows of one ``execute``."""
+
+    walk: Walk
+    answers: Answers
+    meters: Meters
+
+    def ran(self, tier: int, rows: Ints, scores: Floats) -> None:
+        self.meters.ran(self.walk, tier, rows, scores)
+
+    def report(self, rows: Ints, error: CascadeError | None) -> None:
+        if error is None:
+            self.meters.answered(self.walk, rows)
+        self.answers.report(rows, error)
+
+
+def _expert_here(
+    config: dict[str, Any], folder: Path, names: list[str]
+) -> dict[int, Callable[[Array], Floats]]:
+    """Open the expert that runs in the router's process, if there is one, by its tier."""
+    name = parameter(config, "expert_here", "")
+    if not name:
+        return {}
+    threads = int(parameter(config, "intra_op_threads", "1"))
+    run = runner(folder / "experts" / f"{name}.onnx", threads)
+    for n_rows in sorted({1, int(config["max_batch_size"])}):
+        run(zeros_for(config["input"][0], n_rows))  # memory is found at the first run of a size
+    return {names.index(name): run}
+
+
+def _until(options: list[Options]) -> Floats | None:
+    """Say when each row's time is over, by the monotonic clock; None: no row has a deadline."""
+    ms = np.array([asked.deadline_ms for asked in options])
+    return time.monotonic() + ms / 1e3 if np.isfinite(ms).any() else None

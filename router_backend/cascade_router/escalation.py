@@ -12,30 +12,39 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import BusyError, CascadeError, TierError
 from .gate import DECIDED, Ints
+from .pace import Pace
 from .scores import Floats
 from .walk import Walk
 
-__all__ = ["Escalation", "Group", "Report", "RunTier", "stack"]
+__all__ = ["Escalation", "Group", "Observer", "RunTier", "stack"]
 
 Array = npt.NDArray[Any]
 
 RunTier = Callable[[int, Array], Floats]
 """(tier, (n, ...) rows) -> (n, C) logits; raises ``CascadeError`` when the tier does not answer."""
 
-Report = Callable[[Ints, CascadeError | None], None]
-"""(rows, error): these rows of a walk are decided, or have failed by ``error``."""
-
 _log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Is told what becomes of the rows of one walk; called from any thread."""
+
+    def ran(self, tier: int, rows: Ints, scores: Floats) -> None:
+        """Rows have run a tier and are settled; (n,) scores, as they decided."""
+
+    def report(self, rows: Ints, error: CascadeError | None) -> None:
+        """Rows are decided, or have failed by ``error``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,17 +55,20 @@ class Group:
         walk: Where they are; groups of one walk hold different rows, so they need no lock.
         rows: (n,) int, their numbers in the walk.
         inputs: (n, ...) their canonical tensor, owned.
-        report: Takes them when they are decided or have failed; called from any thread.
+        observer: Told what becomes of them.
+        until: (n,) float, moments by the queue's clock to answer by; None: no row has one.
     """
 
     walk: Walk
     rows: Ints
     inputs: Array
-    report: Report
+    observer: Observer
+    until: Floats | None = None
 
     def part(self, mask: Any) -> Group:
         """Take some of the rows, with a copy of their inputs where ``mask`` is not a slice."""
-        return Group(self.walk, self.rows[mask], self.inputs[mask], self.report)
+        until = None if self.until is None else self.until[mask]
+        return Group(self.walk, self.rows[mask], self.inputs[mask], self.observer, until)
 
 
 class Escalation:
@@ -64,16 +76,28 @@ class Escalation:
 
     Args:
         run: Runs a tier.
+        pace: Knows how long tiers take.
         n_tiers: Number of tiers.
         max_batch: Most rows that one call of a tier may hold.
         max_waiting: Most rows that may wait for one tier; further ones are refused at once.
         workers: Calls of one tier that may be under way at the same time.
+        clock: Seconds, monotonic; deadlines are moments of it.
     """
 
     def __init__(
-        self, run: RunTier, *, n_tiers: int, max_batch: int, max_waiting: int, workers: int
+        self,
+        run: RunTier,
+        pace: Pace,
+        *,
+        n_tiers: int,
+        max_batch: int,
+        max_waiting: int,
+        workers: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
+        self._pace = pace
+        self._clock = clock
         self._queues = [_Queue(max_batch, max_waiting) for _ in range(n_tiers)]
         self._threads = [
             threading.Thread(target=self._work, args=(tier,), name=f"tier-{tier}", daemon=True)
@@ -90,11 +114,15 @@ class Escalation:
             None, or why none of their rows was settled.
         """
         try:
-            logits = self._run(tier, stack([group.inputs for group in groups]))
+            inputs = stack([group.inputs for group in groups])
+            start_s = self._clock()
+            logits = self._run(tier, inputs)
+            self._pace.took(tier, len(inputs), self._clock() - start_s)
             start = 0
             for group in groups:
                 end = start + len(group.rows)
-                group.walk.settle(tier, group.rows, logits[start:end])
+                scores = group.walk.settle(tier, group.rows, logits[start:end])
+                group.observer.ran(tier, group.rows, scores)
                 start = end
         except CascadeError as error:
             return error
@@ -109,10 +137,57 @@ class Escalation:
         for tier in np.unique(tiers).tolist():
             some = group.part(tiers == tier)
             if tier == DECIDED:
-                some.report(some.rows, None)
-            elif not self._queues[tier].put(some):
+                some.observer.report(some.rows, None)
+                continue
+            late = self.late(tier, some, self._queues[tier].waiting)
+            if late is not None:
+                self._send_lower(tier, some.part(late))
+                some = some.part(~late)
+            if len(some.rows) and not self._queues[tier].put(some):
                 message = f"tier {tier}: queue full, {self._queues[tier].max_waiting} rows may wait"
-                some.report(some.rows, BusyError(message, hint="try again later, or send less"))
+                error = BusyError(message, hint="try again later, or send less")
+                some.observer.report(some.rows, error)
+
+    def late(self, tier: int, group: Group, n_waiting: int = 0) -> npt.NDArray[np.bool_] | None:
+        """Say which rows of a group the tier would answer after their deadlines.
+
+        Args:
+            tier: Would run them.
+            group: n rows.
+            n_waiting: Rows that wait for the tier before them.
+
+        Returns:
+            (n,) bool, or None when it is none.
+        """
+        if group.until is None:
+            return None
+        done = self._clock() + self._pace.expect_s(tier, len(group.rows), n_waiting)
+        late = group.until < done
+        return late if late.any() else None
+
+    def let_go(self, tier: int, group: Group) -> Group | None:
+        """Do without a tier that would be late: the best answer so far, a lower tier, or none.
+
+        Returns:
+            The rows that now wait for a lower tier; None when there are none.
+        """
+        walk, rows = group.walk, group.rows
+        answered = walk.exit_tier[rows] >= 0
+        if answered.any():
+            walk.stop(rows[answered])
+            group.observer.report(rows[answered], None)
+        if answered.all():
+            return None
+        fresh = group.part(~answered)
+        walk.lower(fresh.rows)
+        refused = walk.tier[fresh.rows] >= tier
+        if refused.any():
+            ms = 1e3 * self._pace.expect_s(tier, len(rows), self._queues[tier].waiting)
+            message = f"cascade_deadline_ms: tier {tier} is expected to take {ms:.0f} ms"
+            error = BusyError(message, hint="allow more time or a lower cascade_min_tier")
+            walk.stop(fresh.rows[refused])
+            group.observer.report(fresh.rows[refused], error)
+        return None if refused.all() else fresh.part(~refused)
 
     def close(self) -> None:
         """Let the workers finish what waits, lowest tier first, and end them."""
@@ -124,12 +199,33 @@ class Escalation:
 
     def _work(self, tier: int) -> None:
         while groups := self._queues[tier].take():
+            groups = self._in_time(tier, groups)
+            if not groups:
+                continue
             error = self.run(tier, groups)
             for group in groups:
                 if error is None:
                     self.send(group)
                 else:
-                    group.report(group.rows, error)
+                    group.observer.report(group.rows, error)
+
+    def _send_lower(self, tier: int, group: Group) -> None:
+        lower = self.let_go(tier, group)
+        if lower is not None:
+            self.send(lower)
+
+    def _in_time(self, tier: int, groups: Sequence[Group]) -> list[Group]:
+        """Let rows go whose time ran out in the queue."""
+        kept = []
+        for group in groups:
+            late = self.late(tier, group)
+            if late is None:
+                kept.append(group)
+                continue
+            self._send_lower(tier, group.part(late))
+            if not late.all():
+                kept.append(group.part(~late))
+        return kept
 
 
 class _Queue:
@@ -137,19 +233,19 @@ class _Queue:
 
     def __init__(self, max_batch: int, max_waiting: int) -> None:
         self.max_waiting = max_waiting
+        self.waiting = 0
         self._max_batch = max_batch
         self._groups: deque[Group] = deque()
-        self._waiting = 0
         self._closed = False
         self._changed = threading.Condition()
 
     def put(self, group: Group) -> bool:
-        """Add a group; False when that were too many rows."""
+        """Add a group; False when that were too many rows, or the end has come."""
         with self._changed:
-            if self._waiting + len(group.rows) > self.max_waiting:
+            if self._closed or self.waiting + len(group.rows) > self.max_waiting:
                 return False
             self._groups.append(group)
-            self._waiting += len(group.rows)
+            self.waiting += len(group.rows)
             self._changed.notify()
         return True
 
@@ -166,7 +262,7 @@ class _Queue:
                     group = group.part(slice(0, room))
                 taken.append(group)
                 room -= len(group.rows)
-            self._waiting -= self._max_batch - room
+            self.waiting -= self._max_batch - room
             return taken
 
     def close(self) -> None:

@@ -13,7 +13,13 @@ from .strict import suggestion
 
 __all__ = ["NAMES", "Options"]
 
-NAMES = ["cascade_point", "cascade_efficiency", "cascade_min_tier", "cascade_max_tier"]
+NAMES = [
+    "cascade_point",
+    "cascade_efficiency",
+    "cascade_min_tier",
+    "cascade_max_tier",
+    "cascade_deadline_ms",
+]
 """The parameters there are."""
 
 
@@ -25,11 +31,13 @@ class Options:
         point: Index of the operating point.
         min_tier: Lowest tier that may answer.
         max_tier: Highest tier that may answer.
+        deadline_ms: Time for the answer, from when the router takes the request; inf: no bound.
     """
 
     point: int
     min_tier: int
     max_tier: int
+    deadline_ms: float = math.inf
 
     @classmethod
     def of(cls, parameters: str, policy: Policy) -> Options:
@@ -54,7 +62,12 @@ class Options:
         if low > high:
             message = f"cascade_min_tier: got {low}, above cascade_max_tier {high}"
             raise RequestError(message, hint="ask for a range of tiers that holds one")
-        return cls(point=_point(given, policy), min_tier=low, max_tier=high)
+        return cls(
+            point=_point(given, policy),
+            min_tier=low,
+            max_tier=high,
+            deadline_ms=_deadline(given),
+        )
 
 
 def _point(given: dict[str, Any], policy: Policy) -> int:
@@ -64,11 +77,8 @@ def _point(given: dict[str, Any], policy: Policy) -> int:
     if "cascade_point" in given:
         message = "cascade_efficiency: given beside cascade_point"
         raise RequestError(message, hint="give one of them")
-    try:
-        share = float(efficiency)
-    except (TypeError, ValueError):
-        share = math.nan
-    if isinstance(efficiency, bool) or not 0 <= share <= 1:
+    share = _number(efficiency)
+    if not 0 <= share <= 1:
         message = f"cascade_efficiency: got {efficiency!r}, expected a number from 0 to 1"
         raise RequestError(message, hint="0: the safest certified point, 1: the cheapest")
     ladder = policy.certified
@@ -76,6 +86,25 @@ def _point(given: dict[str, Any], policy: Policy) -> int:
         message = "cascade_efficiency: this policy has no certified points"
         raise RequestError(message, hint="name a cascade_point, or run `cascade-builder calibrate`")
     return ladder[round((1 - share) * (len(ladder) - 1))]
+
+
+def _deadline(given: dict[str, Any]) -> float:
+    value = given.get("cascade_deadline_ms")
+    if value is None:
+        return math.inf
+    deadline = _number(value)
+    if not 0 < deadline < math.inf:
+        message = f"cascade_deadline_ms: got {value!r}, expected a number above 0"
+        raise RequestError(message, hint="milliseconds from when the router takes the request")
+    return deadline
+
+
+def _number(value: Any) -> float:
+    """Read a number, also from clients that can only send text; NaN where it is none."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _tier(given: dict[str, Any], key: str, default: int, last: int) -> int:

@@ -27,6 +27,7 @@ __all__ = [
     "respond_stacked",
     "response",
     "send",
+    "zeros_for",
 ]
 
 Array = npt.NDArray[Any]
@@ -116,6 +117,12 @@ def respond_stacked(
         response({key: rows[start:end] for key, rows in outputs.items()})
         for start, end in zip(starts, ends, strict=True)
     ]
+
+
+def zeros_for(port: dict[str, Any], n_rows: int) -> Array:
+    """Make rows of zeros for an input or output of a config."""
+    dtype = _pb().triton_string_to_numpy(port["data_type"])
+    return np.zeros((n_rows, *(int(side) for side in port["dims"])), dtype=dtype)
 
 
 def config_of(args: dict[str, str]) -> dict[str, Any]:

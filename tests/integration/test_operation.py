@@ -62,7 +62,7 @@ def test_exits_are_counted_per_tier_and_point(own_server, client):
                 rise[labels["tier"]] += n - before.get(key, 0)
         if rise == expected or time.monotonic() > deadline:
             break
-        threading.Event().wait(0.1)  # counters are handed over four times a second
+        threading.Event().wait(0.1)  # counters are handed over once a second
 
     assert rise == expected
 

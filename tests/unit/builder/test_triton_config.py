@@ -11,7 +11,7 @@ def configs(spec: Spec) -> dict[str, Any]:
     return {
         "embedded": triton_config.expert_config(spec, spec.experts[1], "embedded"),
         "onnxruntime": triton_config.expert_config(spec, spec.experts[1], "onnxruntime"),
-        "router": triton_config.router_config(spec),
+        "router": triton_config.router_config(spec, "embedded"),
         "control": triton_config.control_config(spec),
         "ensemble": triton_config.ensemble_config(spec),
     }

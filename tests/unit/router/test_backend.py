@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import sys
+from collections import Counter
 
 import numpy as np
+import onnx
 import oracle
 import pytest
 from fake_triton import Request, Server
+from onnx import TensorProto, helper
 
 from cascade_router import Gate, OperatingPoint, Policy, PolicyError, Tier, triton_io
 from cascade_router.backend import TritonPythonModel
@@ -15,7 +18,7 @@ from cascade_router.backend import TritonPythonModel
 NAMES = ["small", "middle", "large"]
 CONFIG = {
     "max_batch_size": 8,
-    "input": [{"name": "X"}],
+    "input": [{"name": "X", "data_type": "TYPE_FP32", "dims": ["3"]}],
     "parameters": {"calls_per_tier": {"string_value": "1"}},
 }
 
@@ -55,9 +58,11 @@ def folder(tmp_path):
     return tmp_path / "c_router"
 
 
-def start(folder):
+def start(folder, **parameters):
     model = TritonPythonModel()
-    args = {"model_config": json.dumps(CONFIG), "model_version": "1"}
+    given = {name: {"string_value": value} for name, value in parameters.items()}
+    config = CONFIG | {"parameters": CONFIG["parameters"] | given}
+    args = {"model_config": json.dumps(config), "model_version": "1"}
     model.initialize(args | {"model_repository": str(folder)})
     return model
 
@@ -75,6 +80,31 @@ def final(request, reply):
         assert request.sender is None
         return reply
     return request.sender.replies.get(timeout=10)
+
+
+def counted(server, family, label):
+    """The sums of a family by one of its labels."""
+    sums = Counter()
+    for (name, *labels), n in server.counted.items():
+        if name == family:
+            sums[dict(labels)[label]] += n
+    return dict(sums)
+
+
+def with_costs(folder, costs):
+    tiers = tuple(dataclasses.replace(tier, cost_ms=costs[tier.name]) for tier in policy().tiers)
+    (folder / "1/policy.json").write_text(dataclasses.replace(policy(), tiers=tiers).to_json())
+
+
+def onnx_that_repeats(path):
+    """Write an expert whose logits are its input."""
+    tensors = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in ("X", "LOGITS")
+    ]
+    node = helper.make_node("Identity", ["X"], ["LOGITS"])
+    graph = helper.make_graph([node], "same", tensors[:1], tensors[1:])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
 
 
 def test_mixed_requests_are_answered_as_the_oracle_says(router, server):
@@ -119,8 +149,7 @@ def test_rows_that_exit_leave_by_the_list_while_others_climb(router, server):
 
 def test_a_tier_that_is_quicker_than_a_sender_runs_in_place(server, folder):
     """With a measured cost under that of a sender, escalated rows are answered by the list."""
-    tiers = tuple(dataclasses.replace(tier, cost_ms={1: 0.1}) for tier in policy().tiers)
-    (folder / "1/policy.json").write_text(dataclasses.replace(policy(), tiers=tiers).to_json())
+    with_costs(folder, {name: {1: 0.1} for name in NAMES})
     model = start(folder)
     rows = [[9, 0, 0], [0.4, 0, 0], [0.01, 0, 0]]
 
@@ -178,9 +207,92 @@ def test_exits_are_counted_by_point_and_tier(server, folder):
     final(request, model.execute([request])[0])
     model.finalize()
 
-    counted = {dict(key)["tier"]: n for key, n in server.counted.items()}
-    assert counted == {"small": 1, "large": 2}
-    assert {dict(key)["point"] for key in server.counted} == {"exact"}
+    assert counted(server, "cascade_exits_total", "tier") == {"small": 1, "large": 2}
+    assert counted(server, "cascade_exits_total", "point") == {"exact": 3}
+    assert counted(server, "cascade_escalations_total", "tier") == {"small": 2, "middle": 2}
+
+
+def test_scores_are_counted_as_a_prometheus_histogram(server, folder):
+    """Buckets are cumulative; a NaN score is in the last one alone."""
+    model = start(folder)
+    rows = np.array([[9, 0, 0], [0.01, 0, 0], [np.nan, 0, 0]], dtype=np.float32)
+    request = Request({"X": rows}, {"cascade_max_tier": 0})
+
+    final(request, model.execute([request])[0])
+    model.finalize()
+
+    buckets = counted(server, "cascade_score_bucket", "le")
+    assert (buckets["0.4"], buckets["0.99"], buckets["+Inf"]) == (1, 1, 3)
+    assert "0.3" not in buckets
+
+
+def test_cost_and_what_the_largest_would_have_cost_are_counted(server, folder):
+    """Three rows run the small tier, two the others too; the largest alone costs 9 ms a row."""
+    costs = {"small": {1: 1.0}, "middle": {1: 3.0}, "large": {1: 9.0}}
+    with_costs(folder, costs)
+    model = start(folder)
+    rows = np.array([[9, 0, 0], [0.01, 0, 0], [0.01, 0, 0]], dtype=np.float32)
+    request = Request({"X": rows})
+
+    final(request, model.execute([request])[0])
+    model.finalize()
+
+    assert counted(server, "cascade_cost_ms_total", "point") == {"fast": 3 * 1.0 + 2 * (3 + 9)}
+    assert counted(server, "cascade_cost_largest_ms_total", "point") == {"fast": 27.0}
+
+
+def test_a_row_the_last_tier_is_unsure_of_gets_no_label(server, folder):
+    """Below the floor the label is -1 and counted; confidence and scores are the expert's."""
+    model = start(folder, abstain_below="0.5")
+    rows = np.array([[9, 0, 0], [0.01, 0, 0], [0.3, 0, 0]], dtype=np.float32)
+    request = Request({"X": rows}, {"cascade_point": "exact"})
+
+    answer = final(request, model.execute([request])[0])
+    model.finalize()
+
+    assert answer.output("TIER")[:, 0].tolist() == [0, 2, 2]
+    assert answer.output("LABEL")[:, 0].tolist() == [0, -1, 0]
+    assert answer.output("CONFIDENCE")[1, 0] == answer.output("SCORES")[1].max()
+    assert counted(server, "cascade_abstentions_total", "point") == {"exact": 1}
+
+
+def test_a_deadline_stops_before_a_tier_that_cannot_make_it(server, folder):
+    """The best answer so far says by TIER who gave it; a request without deadline goes on."""
+    with_costs(folder, {"small": {1: 1.0}, "middle": {1: 5.0}, "large": {1: 60_000.0}})
+    model = start(folder)
+    unsure = np.array([[0.01, 0, 0]], dtype=np.float32)
+    hurried = Request({"X": unsure}, {"cascade_deadline_ms": 5000})
+    patient = Request({"X": unsure})
+    hopeless = Request({"X": unsure}, {"cascade_deadline_ms": 1e-6})
+
+    replies = model.execute([hurried, patient, hopeless])
+    answers = [final(q, r) for q, r in zip((hurried, patient, hopeless), replies, strict=True)]
+    model.finalize()
+
+    assert [a.output("TIER").tolist() for a in answers[:2]] == [[[1]], [[2]]]
+    assert answers[2].error().code() == "UNAVAILABLE"
+    assert "cascade_deadline_ms: tier 0 is expected to take" in answers[2].error().message()
+
+
+def test_the_first_expert_runs_in_the_router_where_it_lies_there(server, folder):
+    """No call of its model; what it decides and what it sends up is as before."""
+    (folder / "1/experts").mkdir()
+    onnx_that_repeats(folder / "1/experts/small.onnx")
+    model = start(folder, expert_here="small")
+    rows = [[9, 0, 0], [0.4, 0, 0]]
+    requests = [Request({"X": np.array([r], dtype=np.float32)}) for r in rows]
+
+    answers = [final(q, r) for q, r in zip(requests, model.execute(requests), strict=True)]
+    model.finalize()
+
+    assert [a.output("TIER").tolist() for a in answers] == [[[0]], [[1]]]
+    assert server.calls == [("c_middle", 1)]
+
+
+def test_a_missing_expert_beside_the_router_is_named(server, folder):
+    """The router does not load without the file that the config promises."""
+    with pytest.raises(PolicyError, match=r"small\.onnx: cannot be opened"):
+        start(folder, expert_here="small")
 
 
 def test_a_policy_for_other_experts_is_refused(server, folder):

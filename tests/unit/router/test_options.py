@@ -55,6 +55,9 @@ def test_options_are_read(given, expected):
         ({"cascade_efficiency": True}, "got True, expected a number"),
         ({"cascade_efficiency": 0.5, "cascade_point": "fast"}, "given beside cascade_point"),
         ({"cascade_min_tier": 2, "cascade_max_tier": 1}, "got 2, above cascade_max_tier 1"),
+        ({"cascade_deadline_ms": 0}, "cascade_deadline_ms: got 0, expected a number above 0"),
+        ({"cascade_deadline_ms": "soon"}, "cascade_deadline_ms: got 'soon'"),
+        ({"cascade_deadline_ms": True}, "cascade_deadline_ms: got True"),
     ],
 )
 def test_a_wrong_option_is_refused(given, message):
@@ -84,3 +87,10 @@ def test_efficiency_maps_to_the_certified_ladder(efficiency, point):
     asked = Options.of(json.dumps({"cascade_efficiency": efficiency}), policy)
 
     assert policy.points[asked.point].name == point
+
+
+@pytest.mark.parametrize(("given", "ms"), [(20, 20.0), (2.5, 2.5), ("7", 7.0)])
+def test_a_deadline_is_read_from_numbers_and_text(given, ms):
+    """Some clients can only send text; without one there is no bound."""
+    assert Options.of(json.dumps({"cascade_deadline_ms": given}), POLICY).deadline_ms == ms
+    assert Options.of("", POLICY).deadline_ms == float("inf")

@@ -1,0 +1,47 @@
+"""How long a tier takes until it has answered, by its measured cost and what waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .policy import Tier
+
+__all__ = ["Pace"]
+
+_NEWEST = 0.2
+"""Weight of the newest call in the running mean."""
+
+
+class Pace:
+    """Says when a tier would have answered rows that are handed to it now.
+
+    The measured cost of ``policy.json`` is what a tier takes alone; under load its calls share the
+    machine. So calls are timed, and the slower of the two is expected.
+
+    Args:
+        tiers: K tiers; one without measured cost is expected to take what its calls took.
+        workers: Calls of one tier that may be under way at the same time.
+    """
+
+    def __init__(self, tiers: Sequence[Tier], workers: int) -> None:
+        self._tiers = tiers
+        self._workers = workers
+        self._row_ms = [0.0] * len(tiers)
+
+    def took(self, tier: int, n_rows: int, seconds: float) -> None:
+        """Note a call. Two threads may do so at once: one of two updates may get lost."""
+        row_ms = 1e3 * seconds / n_rows
+        before = self._row_ms[tier]
+        self._row_ms[tier] = before + _NEWEST * (row_ms - before) if before else row_ms
+
+    def expect_s(self, tier: int, n_rows: int, n_waiting: int = 0) -> float:
+        """Say how many seconds pass until the tier has answered.
+
+        Args:
+            tier: Index of the tier.
+            n_rows: Rows handed to it, above 0.
+            n_waiting: Rows that wait for it already.
+        """
+        measured = self._tiers[tier].cost_per_row_ms(n_rows) if self._tiers[tier].cost_ms else 0.0
+        row_ms = max(measured, self._row_ms[tier])
+        return 1e-3 * row_ms * (n_rows + n_waiting / self._workers)
