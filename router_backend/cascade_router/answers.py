@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import CascadeError
 from .gate import Ints
-from .triton_io import error_response, response, send
+from .triton_io import Array, error_response, response, send
 from .walk import Walk
 
 __all__ = ["Answers"]
@@ -53,7 +53,7 @@ class Answers:
 
     requests: Sequence[Any]
     by_list: list[Any] = field(init=False)
-    _walk: Walk = field(init=False)
+    _columns: list[tuple[str, Array]] = field(init=False)
     _pending: list[_Pending] = field(default_factory=list, init=False)
     _owner: Ints = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -75,7 +75,12 @@ class Answers:
 
     def follow(self, walk: Walk) -> None:
         """Take the walk of all expected rows."""
-        self._walk = walk
+        self._columns = [
+            ("SCORES", walk.scores),
+            ("LABEL", walk.label[:, None]),
+            ("CONFIDENCE", walk.confidence[:, None]),
+            ("TIER", walk.exit_tier[:, None]),
+        ]
         sizes = [one.left for one in self._pending]
         self._owner = np.repeat(np.arange(len(sizes)), sizes)
 
@@ -85,15 +90,16 @@ class Answers:
         A failed row fails its request; the request's other rows are then computed for nothing.
         Called from any thread.
         """
-        counts = np.bincount(self._owner[rows], minlength=len(self._pending))
-        for i in np.flatnonzero(counts):
-            one = self._pending[i]
-            with self._lock:
-                one.left -= int(counts[i])
-                answer = not one.done and (error is not None or one.left == 0)
-                one.done |= answer
-            if answer:
-                self._answer(one, self._response(one) if error is None else error_response(error))
+        counts = np.bincount(self._owner[rows], minlength=len(self._pending)).tolist()
+        ended = []
+        with self._lock:
+            for one, n in zip(self._pending, counts, strict=True):
+                one.left -= n
+                if n and not one.done and (error is not None or not one.left):
+                    one.done = True
+                    ended.append(one)
+        for one in ended:
+            self._answer(one, self._response(one) if error is None else error_response(error))
 
     def defer(self) -> None:
         """Let what is not answered yet be answered by its sender from here on."""
@@ -110,11 +116,5 @@ class Answers:
             send(one.sender, reply)
 
     def _response(self, one: _Pending) -> Any:
-        walk, rows = self._walk, one.rows
-        arrays = {
-            "SCORES": walk.scores[rows],
-            "LABEL": walk.label[rows, None],
-            "CONFIDENCE": walk.confidence[rows, None],
-            "TIER": walk.exit_tier[rows, None],
-        }
-        return response({name: a for name, a in arrays.items() if name in one.outputs})
+        asked = one.outputs
+        return response([(name, a[one.rows]) for name, a in self._columns if name in asked])

@@ -43,7 +43,7 @@ class TritonPythonModel:
             reply = self._reply(input_of(request, "COMMAND").reshape(-1)[0])
         except CascadeError as error:
             return error_response(error)
-        return response({"REPLY": np.array([json.dumps(reply).encode()], dtype=np.object_)})
+        return response([("REPLY", np.array([json.dumps(reply).encode()], dtype=np.object_))])
 
     def _reply(self, text: bytes) -> dict[str, Any]:
         try:

@@ -31,7 +31,7 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         try:
-            return response({"PIXELS": self._pixels(input_of(request, "IMAGE"))})
+            return response([("PIXELS", self._pixels(input_of(request, "IMAGE")))])
         except CascadeError as error:
             return error_response(error)
 

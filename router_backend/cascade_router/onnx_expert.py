@@ -1,10 +1,11 @@
 """An expert of the embedded target: ONNX Runtime inside Triton's Python backend.
 
-Config: one input, one output, ``parameters`` with ``intra_op_threads``.
+Config: one input, one output, ``parameters`` with ``intra_op_threads`` and ``niceness``.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ class TritonPythonModel:
         config = config_of(args)
         folder = Path(args["model_repository"]) / args["model_version"]
         threads = int(parameter(config, "intra_op_threads", "0"))
+        # Upper tiers yield the cores to the first, so that easy rows do not wait for hard ones.
+        os.nice(int(parameter(config, "niceness", "0")))
         self._run = runner(folder / "model.onnx", threads)
         self._input = config["input"][0]["name"]
         self._output = config["output"][0]["name"]

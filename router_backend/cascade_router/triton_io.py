@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,10 @@ def input_of(request: Any, name: str) -> Array:
     return np.asarray(_pb().get_input_tensor_by_name(request, name).as_numpy())
 
 
-def response(outputs: dict[str, Array]) -> Any:
-    """Build a response from named arrays, which must be contiguous."""
+def response(outputs: Iterable[tuple[str, Array]]) -> Any:
+    """Build a response from names and arrays, which must be contiguous."""
     pb_utils = _pb()
-    tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items()]
+    tensors = [pb_utils.Tensor(name, array) for name, array in outputs]
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
@@ -114,7 +114,7 @@ def respond_stacked(
     ends = np.cumsum([len(rows) for rows in inputs]).tolist()
     starts = [0, *ends[:-1]]
     return [
-        response({key: rows[start:end] for key, rows in outputs.items()})
+        response([(key, rows[start:end]) for key, rows in outputs.items()])
         for start, end in zip(starts, ends, strict=True)
     ]
 
