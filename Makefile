@@ -10,10 +10,11 @@ DATA ?= ../shared/data
 REPOSITORY ?= $(if $(filter imagenet,$(CASCADE)),model_repository,build/model_repository-$(CASCADE))
 INSTALLED := .venv/.installed
 PERF := .venv/libexec/perf_analyzer/perf_analyzer
+PEERS := .venv/.installed-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo calibrate-demo test test-fast test-slow test-gpu check lint type imports format \
-	build-engines serve bench perf-analyzer readme clean
+	build-engines serve bench sweep perf-analyzer readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -38,6 +39,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[build,serve,calibrate,demo,dev]'
+	@touch $@
+
+$(PEERS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[peers]'
 	@touch $@
 
 demo: install ## build the demo experts, serve them on the real Triton, answer real photos, compare
@@ -68,8 +74,14 @@ build-engines: install ## export the experts and lay out the model repository, o
 serve: install build-engines ## the real server in the foreground
 	$(BIN)/cascade-serve --model-repository $(REPOSITORY)
 
-bench: install $(PERF) ## measure cascades and router on the real server, write benchmarks/results/
+bench: install $(PERF) $(PEERS) ## measure cascades and router on the real server, write benchmarks/results/
 	$(BIN)/python -m benchmarks.run
+
+# Whatever else `cascade-client sweep` takes may be given here.
+SWEEP ?= --baselines --concurrency 1:64:x2 --target-p99-ms 500
+
+sweep: install $(PERF) ## demo cascade over levels of load by perf_analyzer, to build/sweep/
+	$(BIN)/python -m benchmarks.sweep --cascade $(CASCADE) --repository $(REPOSITORY) --data $(DATA) -- $(SWEEP)
 
 perf-analyzer: $(PERF) ## install a perf_analyzer that runs on this glibc into .venv
 $(PERF): | $(INSTALLED)
@@ -82,7 +94,7 @@ $(PERF): | $(INSTALLED)
 readme: install ## write the README's table of measurements anew from benchmarks/results/
 	$(BIN)/python -m benchmarks.readme
 
-test: check ## all tests, the real server included; what CI calls
+test: check $(PERF) $(PEERS) ## all tests, the real server included; what CI calls
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
 
 test-fast: install ## unit and contract tests only

@@ -18,7 +18,7 @@ from cascade_router.serve import Server, free_ports
 
 from . import prepare_pitch
 
-__all__ = ["measure"]
+__all__ = ["files_of", "measure", "rows_of"]
 
 _SCRATCH = Path("build")
 
@@ -40,7 +40,7 @@ def measure(
     """
     repository = _SCRATCH / f"model_repository-bench-{cascade}"
     build(Spec.find(cascade), repository)
-    files, rows = _rows(cascade, data)
+    files, rows = files_of(cascade, data)
     verdict = _calibrate(cascade, data, repository)
     log = _SCRATCH / f"{cascade}-bench.log"
     with Server(repository=repository, ports=free_ports(), log=log) as server:
@@ -85,7 +85,20 @@ def _run(program: str, *arguments: str) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def _rows(cascade: str, data: Path) -> tuple[list[str], str]:
+def rows_of(cascade: str, data: Path, limit: int) -> tuple[list[Any], str]:
+    """Read rows as a client would send them, and say what they are."""
+    files, what = files_of(cascade, data)
+    if cascade == "pitch":
+        return list(np.load(files[0])[:limit]), what
+    paths = [path for name in files for path in _pictures(Path(name))]
+    return [path.read_bytes() for path in paths[:limit]], what
+
+
+def _pictures(path: Path) -> list[Path]:
+    return sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+def files_of(cascade: str, data: Path) -> tuple[list[str], str]:
     """Name the files to send and say what they are."""
     if cascade == "imagenet":
         folder = data / "imagenet_val1300" / "images"

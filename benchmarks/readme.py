@@ -13,6 +13,21 @@ __all__ = ["README", "ladder", "newest", "table", "with_table"]
 
 README = Path(__file__).parents[1] / "README.md"
 
+_CONTEST = {
+    "ideal bound": "the ideal bound: rows per second if only the experts' own time counted",
+    "largest expert": "the largest expert, called directly",
+    "what the cost promises over the largest": "the same, as share of what the mean cost promises",
+    "per_request_bls": "the tutorials' router: one BLS call per request and tier",
+    "client_cascade": "an asynchronous client that calls tier after tier",
+    "run_all": "an ensemble that runs all experts and selects",
+    "pytriton_cascade": "a cascade in PyTriton",
+    "ray_serve_cascade": "a cascade in Ray Serve with `@serve.batch`",
+    "p50 of tier-0 exits to a direct call of tier 0": "at 60 % load: p50 of rows that exit at "
+    "tier 0, to a direct call of tier 0",
+    "p99 to client_cascade": "at 60 % load: p99, to the asynchronous client",
+}
+"""Ratios of a contest in words; above 1 ours is faster, in the last two below 1 it is quicker."""
+
 
 def newest(name: str) -> tuple[Path, dict[str, Any]]:
     """Read the newest result file of a benchmark."""
@@ -77,18 +92,64 @@ def ladder(name: str) -> str:
             f"{one['cost_ms']:.1f}",
             f"{100 * one['saving']:.0f} %",
             f"{100 * one['quality']:.1f} %",
-            f"{-100 * one['drop']:+.1f} ± {100 * one['drop_error']:.1f}"
-            if one["drop_error"]
-            else "",
+            _difference(one),
             bound,
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def contest() -> str:
+    """Draw the cascade against everything else, real experts, as Markdown."""
+    path, result = newest("contest")
+    n_rounds = len(result["saturated"][0]["rounds"])
+    lines = [
+        f"**Real experts** (`{result['cascade']}`, {result['rows']}, "
+        f"{result['concurrency']} requests at once, medians of {n_rounds} interleaved rounds with "
+        f"the lowest and the highest, "
+        f"[`{path.name}`](benchmarks/results/{path.name}))",
+        "",
+        "| ours, compared with | ratio | rounds |",
+        "|---|---|---|",
+    ]
+    for name, ratio in result["ratios"].items():
+        text = _CONTEST.get(name, name)
+        lines.append(
+            f"| {text} | {ratio['median']:.2f} | {ratio['low']:.2f} to {ratio['high']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def overhead() -> str:
+    """Draw what the router costs as Markdown."""
+    path, result = newest("overhead")
+    names = list(result["overhead"][0]["ours_to"])
+    lines = [
+        f"**Experts that do nothing** (perf_analyzer, medians of ratios taken round by round, "
+        f"[`{path.name}`](benchmarks/results/{path.name}))",
+        "",
+        "| requests at once | escalating | "
+        + " | ".join(f"ours / {name}" for name in names)
+        + " | added p50 per tier run, in p50s of a direct call |",
+        "|---|" + "---|" * (2 + len(names)),
+    ]
+    for one in result["overhead"]:
+        cells = [
+            str(one["concurrency"]),
+            f"{one['escalating']:.0%}",
+            *(f"{one['ours_to'][name]['median']:.2f}" for name in names),
+            f"{one['added_p50_per_tier_in_direct_p50s']['median']:.2f}"
+            if one["concurrency"] == 1
+            else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _difference(one: dict[str, Any]) -> str:
+    """Say how a point's quality differs from the largest expert's; nothing for that one itself."""
     if not one["drop_error"]:
-        return ""  # the largest expert itself
+        return ""
     return f"{-100 * one['drop']:+.1f} ± {100 * one['drop_error']:.1f}"
 
 
@@ -108,7 +169,14 @@ def _promise(policy: dict[str, Any], name: str) -> str:
 def with_table(text: str) -> str:
     """Put the newest tables between the marks of the README."""
     measured = "\n\n".join(table(name) for name in ("imagenet", "pitch"))
-    return _between(_between(text, "measured", measured), "ladder", ladder("imagenet"))
+    tables = {
+        "measured": measured,
+        "ladder": ladder("imagenet"),
+        "overhead": f"{contest()}\n\n{overhead()}",
+    }
+    for mark, new in tables.items():
+        text = _between(text, mark, new)
+    return text
 
 
 def _between(text: str, mark: str, new: str) -> str:

@@ -124,7 +124,7 @@ class FakeCascade:
                 return [self._entry(name) for name in sorted(self.models)]
             case Statistics():
                 self._known(call.model)
-                return [Counts("1", 7, 2)]
+                return [Counts("1", 7, 2, 3, 6.0, 8.0)]
         raise AssertionError(call)
 
     def encode(self, call):
@@ -408,7 +408,24 @@ def _json_of(entry):
 def _stats(counts):
     return {
         "model_stats": [
-            {"version": c.version, "inference_count": c.rows, "execution_count": c.batches}
+            {
+                "version": c.version,
+                "inference_count": c.rows,
+                "execution_count": c.batches,
+                "inference_stats": {
+                    "queue": {"count": c.calls, "ns": round(1e6 * c.queue_ms)},
+                    # A batch counts here once for each of its calls.
+                    "compute_infer": {"count": c.calls, "ns": round(9e6 * c.compute_ms)},
+                },
+                "batch_stats": [
+                    {"batch_size": 1, "compute_input": {"count": 1, "ns": 1_000_000}},
+                    {
+                        "batch_size": 6,
+                        "compute_infer": {"count": 1, "ns": round(1e6 * c.compute_ms - 3e6)},
+                        "compute_output": {"count": 1, "ns": 2_000_000},
+                    },
+                ],
+            }
             for c in counts
         ]
     }

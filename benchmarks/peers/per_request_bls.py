@@ -1,7 +1,8 @@
 """The router as tutorials show it: for each request, one BLS call after the other.
 
-This file is a complete ``model.py``: it takes its tiers and thresholds from the config's
-``parameters`` (``tiers``: model names separated by commas; ``thresholds``: one per gate).
+This file is a complete ``model.py``. The config's ``parameters`` say ``tiers`` (names of models)
+and ``thresholds`` (one per gate), separated by commas, and ``activation`` (``softmax`` or
+``sigmoid``).
 """
 
 import json
@@ -19,6 +20,7 @@ class TritonPythonModel:
         parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
         self.tiers = parameters["tiers"].split(",")
         self.thresholds = [float(t) for t in parameters["thresholds"].split(",")]
+        self.sigmoid = parameters.get("activation") == "sigmoid"
         self.input = config["input"][0]["name"]
 
     def execute(self, requests):
@@ -40,16 +42,16 @@ class TritonPythonModel:
             if reply.has_error():
                 raise pb_utils.TritonModelException(reply.error().message())
             logits = pb_utils.get_output_tensor_by_name(reply, "LOGITS").as_numpy()
-            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-            probs = powers / powers.sum(axis=1, keepdims=True)
+            probs = self.probabilities(logits)
             if scores is None:
                 scores = np.empty((len(rows), probs.shape[1]), dtype=np.float32)
                 tier = np.zeros(len(rows), dtype=np.int32)
             scores[left] = probs
             tier[left] = k
-            if k < len(self.thresholds):
-                left = left[probs.max(axis=1) < self.thresholds[k]]
-            if k == len(self.tiers) - 1 or not len(left):
+            if k == len(self.tiers) - 1:
+                break
+            left = left[~(probs.max(axis=1) >= self.thresholds[k])]
+            if not len(left):
                 break
         label = scores.argmax(axis=1).astype(np.int32)
         outputs = {
@@ -60,3 +62,10 @@ class TritonPythonModel:
         }
         tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items()]
         return pb_utils.InferenceResponse(output_tensors=tensors)
+
+    def probabilities(self, logits):
+        """Turn (n, C) logits into probabilities."""
+        if self.sigmoid:
+            return 0.5 * (1 + np.tanh(0.5 * logits))
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cascade_router.walk import ABSTAINED
+
 from .calls import Array
 
 __all__ = ["Answer", "Names", "Ranked", "answers_from_arrays"]
@@ -48,7 +50,7 @@ class Answer:
     """The cascade's answer for one row.
 
     Attributes:
-        label: The class.
+        label: The class; -1 where the cascade abstains.
         label_name: Its name; None where the server knows none.
         confidence: Probability of the label, 0 to 1.
         tier: The tier that answered, 0 = cheapest.
@@ -67,6 +69,11 @@ class Answer:
     scores: npt.NDArray[np.float32] | None = field(compare=False, repr=False)
     ms: float
     names: Names = field(default_factory=Names, compare=False, repr=False)
+
+    @property
+    def abstained(self) -> bool:
+        """No expert was sure enough: the last one's score is below the cascade's floor."""
+        return self.label == ABSTAINED
 
     def top(self, k: int) -> list[Ranked]:
         """Rank the k most probable classes, ties by class number.
@@ -91,6 +98,7 @@ class Answer:
         out: dict[str, Any] = {
             "label": self.label,
             "label_name": self.label_name,
+            "abstained": self.abstained,
             "confidence": self.confidence,
             "tier": self.tier,
             "tier_name": self.tier_name,

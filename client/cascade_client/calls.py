@@ -7,6 +7,7 @@ transports and the fakes of the tests stand behind `Transport` and `AsyncTranspo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -36,6 +37,7 @@ __all__ = [
     "Transport",
     "as_bytes",
     "ask",
+    "digest_of",
 ]
 
 T = TypeVar("T")
@@ -70,6 +72,8 @@ class ModelSpec:
         inputs: Its inputs.
         outputs: Its outputs.
         steps: Models an ensemble is made of; empty for any other model.
+        digest: Of the whole configuration as this protocol tells it, so that a changed number of
+            instances shows; no part of what makes two equal.
     """
 
     name: str
@@ -77,6 +81,7 @@ class ModelSpec:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     steps: tuple[str, ...] = ()
+    digest: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +102,36 @@ class Counts:
         version: The version.
         rows: Rows it answered.
         batches: Times it ran; rows / batches is its mean batch size.
+        calls: Requests it answered; one may carry several rows.
+        queue_ms: Waited before they ran, summed over calls.
+        compute_ms: Copying in, running and copying out, summed over batches.
     """
 
     version: str
     rows: int
     batches: int
+    calls: int = 0
+    queue_ms: float = 0.0
+    compute_ms: float = 0.0
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Counts:
         """Read one of Triton's ``model_stats``; absent counts are zero."""
-        rows, batches = values.get("inference_count", 0), values.get("execution_count", 0)
-        return cls(str(values.get("version", "")), int(rows), int(batches))
+        queue = values.get("inference_stats", {}).get("queue", {})
+        # By batch, because ``inference_stats`` adds a batch's time once for each call in it.
+        spans = [
+            batch.get(part, {})
+            for batch in values.get("batch_stats", ())
+            for part in ("compute_input", "compute_infer", "compute_output")
+        ]
+        return cls(
+            version=str(values.get("version", "")),
+            rows=int(values.get("inference_count", 0)),
+            batches=int(values.get("execution_count", 0)),
+            calls=int(queue.get("count", 0)),
+            queue_ms=int(queue.get("ns", 0)) / 1e6,
+            compute_ms=sum(int(span.get("ns", 0)) for span in spans) / 1e6,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,3 +256,8 @@ def as_bytes(values: list[bytes]) -> Array:
     out = np.empty(len(values), dtype=object)
     out[:] = values
     return out
+
+
+def digest_of(content: bytes) -> str:
+    """Name a content: two that are equal have equal names."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -15,6 +15,7 @@ from cascade_router.errors import CascadeError, RequestError
 
 from .address import Address
 from .cli_bench import bench
+from .cli_sweep import sweep
 from .console import (
     Group,
     Target,
@@ -60,6 +61,7 @@ def main(ctx: click.Context, url: str, cascade: str) -> None:
       cascade-client infer cat.jpg dog.jpg
       cascade-client --cascade pitch infer notes.npy --point fast
       cascade-client bench photos/ --baselines --concurrency 64
+      cascade-client sweep photos/ --target-p99-ms 300
       cascade-client status
 
     Results go to stdout, everything else to stderr. Exit status: 0 done, 1 an error that is
@@ -80,6 +82,12 @@ def main(ctx: click.Context, url: str, cascade: str) -> None:
 @click.option("--min-tier", type=click.IntRange(0), metavar="N", help="Lowest tier to answer.")
 @click.option("--max-tier", type=click.IntRange(0), metavar="N", help="Highest tier to answer.")
 @click.option(
+    "--deadline-ms",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MS",
+    help="Time for each answer: a tier that cannot make it is not started.",
+)
+@click.option(
     "--top",
     type=click.IntRange(1),
     default=3,
@@ -96,6 +104,7 @@ def infer(
     efficiency: float | None,
     min_tier: int | None,
     max_tier: int | None,
+    deadline_ms: float | None,
     top: int,
     as_json: bool,
 ) -> None:
@@ -117,6 +126,7 @@ def infer(
         "efficiency": efficiency,
         "min_tier": min_tier,
         "max_tier": max_tier,
+        "deadline_ms": deadline_ms,
     }
     with target.client() as client, progress_bar() as progress:
         answered, failed = _infer_files(client, files, choice, progress)
@@ -204,6 +214,7 @@ def status(target: Target, wait_s: float | None, as_json: bool) -> None:
 
 
 main.add_command(bench)
+main.add_command(sweep)
 
 
 @main.group()

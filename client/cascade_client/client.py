@@ -60,6 +60,7 @@ class CascadeClient:
         scores: bool = True,
         *,
         efficiency: float | None = None,
+        deadline_ms: float | None = None,
         rows_per_request: int | None = None,
         timeout_s: float | None = None,
     ) -> list[Answer]:
@@ -72,6 +73,8 @@ class CascadeClient:
             min_tier: Lowest tier that may answer.
             max_tier: Highest tier that may answer.
             efficiency: Instead of ``point``: 0 the safest certified one, 1 the cheapest.
+            deadline_ms: Time for each answer on the server: a tier that cannot make it is not
+                started, the best answer so far is given.
             scores: Also fetch the probabilities of all classes.
             rows_per_request: Rows sent together; None: as many as the server allows. With 1,
                 every answer has its own ``ms``.
@@ -79,11 +82,11 @@ class CascadeClient:
 
         Raises:
             RequestError: If a row, the point or a tier is refused; the row is named.
-            BusyError: If a queue of the server is full.
+            BusyError: If a queue of the server is full, or no tier can keep the deadline.
             TierError: If an expert failed.
             ServerError: If the server cannot be reached, is not ready or does not answer in time.
         """
-        parameters = infer_parameters(point, min_tier, max_tier, efficiency)
+        parameters = infer_parameters(point, min_tier, max_tier, efficiency, deadline_ms)
         return self.run(
             self._talk.infer(
                 rows,
@@ -196,11 +199,12 @@ class AsyncCascadeClient:
         scores: bool = True,
         *,
         efficiency: float | None = None,
+        deadline_ms: float | None = None,
         rows_per_request: int | None = None,
         timeout_s: float | None = None,
     ) -> list[Answer]:
         """Answer rows, in their order; as `CascadeClient.infer`."""
-        parameters = infer_parameters(point, min_tier, max_tier, efficiency)
+        parameters = infer_parameters(point, min_tier, max_tier, efficiency, deadline_ms)
         return await self.run(
             self._talk.infer(
                 rows,

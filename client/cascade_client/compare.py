@@ -18,10 +18,10 @@ from cascade_router.errors import CascadeError
 from cascade_router.policy import Policy
 
 from .bench import Candidate, Labels, Load, Records, generate
-from .calls import Array, AsyncTransport, ModelSpec, Port
+from .calls import Array, AsyncTransport, ModelSpec
 from .client import AsyncCascadeClient
 from .conversation import infer_parameters
-from .rows import files_in, random_rows, read_file
+from .rows import read_rows
 from .summary import Summary, agreement, median, summarise
 
 __all__ = ["Comparison", "Result", "alone", "candidates_of", "compare", "labels_of", "measure"]
@@ -278,7 +278,7 @@ async def measure(
         candidates += [Candidate.expert(await client.spec(model)) for model in models]
         reference = None if policy is None else alone(await client.spec(), policy, -1, "largest")
         ports = {candidate.model: candidate.port for candidate in candidates}
-        rows = {model: _read(paths, n_random, port, load.seed) for model, port in ports.items()}
+        rows = {model: read_rows(paths, n_random, port, load.seed) for model, port in ports.items()}
         return await compare(
             transport,
             candidates,
@@ -289,9 +289,3 @@ async def measure(
             policy=policy,
             progress=progress,
         )
-
-
-def _read(paths: Sequence[Path], n_random: int | None, port: Port, seed: int) -> list[Array]:
-    if n_random is not None:
-        return random_rows(port, n_random, seed)
-    return [row for path in files_in(paths, port) for row in read_file(path, port)]

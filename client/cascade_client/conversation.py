@@ -63,6 +63,7 @@ def infer_parameters(
     min_tier: int | None = None,
     max_tier: int | None = None,
     efficiency: float | None = None,
+    deadline_ms: float | None = None,
 ) -> Parameters:
     """Name the request parameters of a choice; None leaves the choice to the server."""
     values = {
@@ -71,6 +72,7 @@ def infer_parameters(
         "cascade_efficiency": None if efficiency is None else repr(float(efficiency)),
         "cascade_min_tier": min_tier,
         "cascade_max_tier": max_tier,
+        "cascade_deadline_ms": None if deadline_ms is None else repr(float(deadline_ms)),
     }
     return {name: value for name, value in values.items() if value is not None}
 

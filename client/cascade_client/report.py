@@ -13,9 +13,13 @@ from .status import ServedPolicy, Status
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from .measured import Found, Measured
+
 __all__ = [
     "answer_table",
     "comparison_table",
+    "found_table",
+    "level_table",
     "part_table",
     "point_table",
     "tier_table",
@@ -33,7 +37,7 @@ def answer_table(answers: Iterable[tuple[str, Answer]], top: int) -> Table:
             name,
             "\n".join(one.name or str(one.label) for one in ranked),
             "\n".join(f"{one.probability:.3f}" for one in ranked),
-            f"{answer.tier} {answer.tier_name}",
+            f"{answer.tier} {answer.tier_name}{', abstains' if answer.abstained else ''}",
             f"{answer.ms:.1f}",
         )
     return table
@@ -62,6 +66,45 @@ def comparison_table(comparison: Comparison) -> Table:
             *([_number(summary.lag_p99_ms, 2)] if with_lag else []),
             ", ".join(f"{n} {kind}" for kind, n in summary.errors.items()) or _NOTHING,
         )
+    return table
+
+
+def level_table(levels: Sequence[Measured], tiers: Sequence[str]) -> Table:
+    """Show one line per candidate and level of load; the CSV says more of each tier."""
+    names = [f"!{kind} {tier}" for tier in tiers for kind in ("reached", "batch")]
+    columns = ("!rows/s", "!p50 ms", "!p95 ms", "!p99 ms", *names, "state")
+    table = _table("candidate", "load", "!seconds", *columns)
+    for one in levels:
+        table.add_row(
+            one.candidate,
+            str(one.level),
+            f"{one.level.seconds:g}",
+            *(_number(x, 1) for x in (one.rows_per_s, one.p50_ms, one.p95_ms, one.p99_ms)),
+            *(
+                cell
+                for tier in one.tiers
+                for cell in (_percent(tier.reached), _number(tier.mean_batch, 1))
+            ),
+            "" if one.state == "ok" else one.state,
+        )
+    return table
+
+
+def found_table(found: Sequence[Found]) -> Table:
+    """Show the highest rate that keeps the target, or how near each candidate came."""
+    target = found[0].target
+    latency = f"!p{target.percentile} ms"
+    table = _table("candidate", "!highest rate", "!rows/s", latency, "note")
+    for one in found:
+        level = one.level
+        table.add_row(
+            one.candidate,
+            _NOTHING if level is None else str(level.level),
+            _NOTHING if level is None else _number(level.rows_per_s, 1),
+            _NOTHING if level is None else _number(target.latency(level), 1),
+            one.refusal() if level is None else "or more: none higher was tried" * one.capped,
+        )
+    table.title = str(target)
     return table
 
 
@@ -132,8 +175,12 @@ def _number(value: float, digits: int) -> str:
     return _NOTHING if math.isnan(value) else f"{value:.{digits}f}"
 
 
+def _percent(share: float) -> str:
+    return _NOTHING if math.isnan(share) else f"{100 * share:.1f} %"
+
+
 def _share(shares: Mapping[int, float], tier: int) -> str:
-    return f"{100 * shares.get(tier, 0.0):.1f} %" if shares else _NOTHING
+    return _percent(shares.get(tier, 0.0)) if shares else _NOTHING
 
 
 def _figure(value: object) -> str:

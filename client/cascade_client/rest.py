@@ -29,6 +29,7 @@ from .calls import (
     ServerName,
     ServerReady,
     Statistics,
+    digest_of,
 )
 from .faults import from_http
 from .tensors import array_from_raw, datatype_of, raw_from_array
@@ -195,6 +196,7 @@ def _spec(reply: HttpReply) -> ModelSpec:
         inputs=tuple(_port(port) for port in config["input"]),
         outputs=tuple(_port(port) for port in config["output"]),
         steps=tuple(step["model_name"] for step in steps),
+        digest=digest_of(reply.body),
     )
 
 

@@ -17,7 +17,16 @@ from cascade_router.errors import RequestError
 from .calls import Array, Port, as_bytes
 from .tensors import DTYPES
 
-__all__ = ["SUFFIXES", "Row", "files_in", "random_rows", "read_file", "rows_from", "stack"]
+__all__ = [
+    "SUFFIXES",
+    "Row",
+    "files_in",
+    "random_rows",
+    "read_file",
+    "read_rows",
+    "rows_from",
+    "stack",
+]
 
 Row: TypeAlias = "bytes | bytearray | str | Path | Array"
 """A picture's bytes, a file, or one row of numbers."""
@@ -65,6 +74,17 @@ def read_file(path: Path, port: Port) -> list[Array]:
     except (OSError, ValueError, EOFError) as exc:
         raise _unreadable(path, exc) from exc
     return _rows_of(array, port, str(path))
+
+
+def read_rows(paths: Iterable[Path], n_random: int | None, port: Port, seed: int) -> list[Array]:
+    """Read every row of files and folders, or draw random ones where those are asked for.
+
+    Raises:
+        RequestError: As `files_in`, `read_file` and `random_rows`.
+    """
+    if n_random is not None:
+        return random_rows(port, n_random, seed)
+    return [row for path in files_in(paths, port) for row in read_file(path, port)]
 
 
 def rows_from(given: Sequence[Row] | Array, port: Port) -> list[Array]:

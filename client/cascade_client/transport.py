@@ -31,6 +31,7 @@ from .calls import (
     ServerReady,
     Statistics,
     Transport,
+    digest_of,
 )
 from .faults import from_grpc
 from .tensors import array_from_raw, datatype_of, raw_from_array
@@ -272,6 +273,7 @@ class GrpcCodec:
             inputs=tuple(self._port(port) for port in config.input),
             outputs=tuple(self._port(port) for port in config.output),
             steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
+            digest=digest_of(config.SerializeToString(deterministic=True)),
         )
 
     def _port(self, port: Any) -> Port:
@@ -279,8 +281,13 @@ class GrpcCodec:
         return Port(port.name, "BYTES" if name == "STRING" else name, tuple(port.dims))
 
     def _statistics(self, raw: bytes) -> list[Counts]:
+        from google.protobuf.json_format import MessageToDict
+
         reply = self._pb.ModelStatisticsResponse.FromString(raw)
-        return [Counts(m.version, m.inference_count, m.execution_count) for m in reply.model_stats]
+        return [
+            Counts.from_json(MessageToDict(model, preserving_proto_field_name=True))
+            for model in reply.model_stats
+        ]
 
 
 def _set_parameters(target: Any, parameters: Parameters) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from cascade_builder.demo import notes
 from cascade_client import CascadeClient
-from cascade_router.errors import CascadeError
+from cascade_router.errors import BusyError, CascadeError
 from cascade_router.serve import Server, free_ports
 
 
@@ -38,10 +38,13 @@ def control(own_server):
     made.close()
 
 
+def page(server):
+    with urllib.request.urlopen(server.metrics_url) as opened:
+        return opened.read().decode()
+
+
 def exits(server):
-    with urllib.request.urlopen(server.metrics_url) as page:
-        text = page.read().decode()
-    lines = re.findall(r"cascade_exits_total\{([^}]*)\} (\d+)", text)
+    lines = re.findall(r"cascade_exits_total\{([^}]*)\} (\d+)", page(server))
     return {tuple(sorted(re.findall(r'(\w+)="([^"]*)"', labels))): int(n) for labels, n in lines}
 
 
@@ -65,6 +68,31 @@ def test_exits_are_counted_per_tier_and_point(own_server, client):
         threading.Event().wait(0.1)  # counters are handed over once a second
 
     assert rise == expected
+
+
+def test_a_deadline_bounds_what_is_started(client):
+    """Time enough changes nothing; too little for any tier is refused with what it would take."""
+    plain = client.infer(notes.rows(), point="exact")
+    patient = client.infer(notes.rows(), point="exact", deadline_ms=600_000)
+
+    assert [(a.label, a.tier) for a in patient] == [(a.label, a.tier) for a in plain]
+    with pytest.raises(BusyError, match="cascade_deadline_ms: tier 0 is expected to take"):
+        client.infer(notes.rows()[:1], deadline_ms=1e-6)
+
+
+def test_scores_escalations_and_what_the_largest_would_cost_are_on_the_page(own_server, client):
+    """Each family has its labels, and buckets grow with their bounds."""
+    client.infer(notes.rows(), point="fast")
+    deadline = time.monotonic() + 10
+    while 'cascade_score_bucket{cascade="pitch",le="+Inf"' not in (text := page(own_server)):
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.1)
+
+    pattern = r'cascade_score_bucket\{cascade="pitch",le="([^"]+)",tier="tiny"\} (\d+)'
+    found = {float(le): int(n) for le, n in re.findall(pattern, text)}
+    ordered = [found[le] for le in sorted(found)]
+    assert ordered == sorted(ordered)
+    assert ordered[-1] > 0
 
 
 def test_an_expert_that_is_gone_fails_only_rows_that_need_it(client, control):

@@ -56,7 +56,8 @@ def test_an_array_of_rows_is_rows(client):
 
 def test_the_choice_goes_with_every_request(client, fake):
     """And what is not chosen is not sent."""
-    client.infer([row(1, 0.9)], point="fast", min_tier=1, max_tier=1, scores=False)
+    choice = {"point": "fast", "min_tier": 1, "max_tier": 1, "deadline_ms": 2000}
+    client.infer([row(1, 0.9)], **choice, scores=False)
     client.infer([row(1, 0.9)])
 
     first, second = fake.inferences
@@ -64,6 +65,7 @@ def test_the_choice_goes_with_every_request(client, fake):
         "cascade_point": "fast",
         "cascade_min_tier": 1,
         "cascade_max_tier": 1,
+        "cascade_deadline_ms": "2000.0",
     }
     assert "SCORES" not in first.outputs
     assert second.parameters == {}

@@ -202,7 +202,7 @@ def test_bench_loads_an_expert_with_random_rows(run):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["infer"], ["bench"], ["status"], ["policy"], ["policy", "list"]]
+    "command", [[], ["infer"], ["bench"], ["sweep"], ["status"], ["policy"], ["policy", "list"]]
 )
 def test_help_explains_with_examples(command):
     """Every page; groups of commands list them."""
@@ -214,7 +214,7 @@ def test_help_explains_with_examples(command):
 
 def test_help_loads_no_heavy_library():
     """So that it is fast."""
-    heavy = "{'tritonclient', 'grpc', 'rich', 'urllib3', 'aiohttp', 'torch', 'gevent'}"
+    heavy = "{'tritonclient', 'grpc', 'rich', 'urllib3', 'aiohttp', 'torch', 'matplotlib'}"
     code = f"import sys, cascade_client.cli; print({heavy} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -102,7 +102,7 @@ def test_questions_about_server_and_models(talk, fake):
         False,
         False,
         fake.models["pitch"],
-        [Counts("1", 7, 2)],
+        [Counts("1", 7, 2, 3, 6.0, 8.0)],
     ]
 
 
