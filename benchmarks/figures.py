@@ -69,7 +69,7 @@ def overhead(values: dict[str, Any]) -> Figure:
     axes.set_xticks(range(len(entries)), labels, fontsize=8)
     axes.set_ylabel("requests per second")
     axes.set_title("experts that do nothing: what the router costs")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

@@ -109,6 +109,8 @@ def contest() -> str:
         f"the lowest and the highest, "
         f"[`{path.name}`](benchmarks/results/{path.name}))",
         "",
+        f"![rows per second of all candidates](benchmarks/results/{path.stem}.png)",
+        "",
         "| ours, compared with | ratio | rounds |",
         "|---|---|---|",
     ]

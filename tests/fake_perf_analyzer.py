@@ -1,7 +1,7 @@
 """A perf_analyzer that loads nothing: it takes the flags of the real one and writes its files.
 
-The server it pretends to load answers 200 rows a second; a closed loop of n gets min(n * 50, 200),
-an open loop waits the longer the nearer its rate is to 200, and past 1000 requests are refused.
+The server it pretends to load gives a closed loop of n min(n * 50, 200) rows a second, and an open
+one up to 500: it waits the longer the nearer its rate is to that. Past 1000 requests are refused.
 Every call's flags are appended to ``calls.jsonl`` beside the script.
 """
 
@@ -11,7 +11,7 @@ import stat
 import sys
 from pathlib import Path
 
-CAPACITY = 200.0
+CAPACITY = 500.0
 REFUSED_ABOVE = 1000.0
 
 _COLUMNS = (
@@ -49,13 +49,13 @@ def _flags(words):
 def _measure(flags):
     if "--concurrency-range" in flags:
         at_once = int(flags["--concurrency-range"][0])
-        rows = min(at_once * 50.0, CAPACITY)
+        rows = min(at_once * 50.0, 200.0)
         return f"Concurrency\n{at_once}", rows, 1000 * at_once / rows
     gaps = [int(line) for line in Path(flags["--request-intervals"][0]).read_text().split()]
     rate = 1e6 * len(gaps) / sum(gaps)
     if rate > REFUSED_ABOVE:
         sys.exit("Thread [0] had error: queue full, 256 rows may wait")
-    ms = 5 / (1 - rate / CAPACITY) if rate < CAPACITY else 2000.0
+    ms = 5 / (1 - rate / CAPACITY) if rate < CAPACITY else 400.0
     return f"Request Rate\n{int(rate)}", min(rate, CAPACITY), ms
 
 

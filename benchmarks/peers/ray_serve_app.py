@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,6 @@ class Expert:
     """
 
     def __init__(self, onnx: str, threads: int, activation: str, max_batch: int) -> None:
-        stay_on_loopback()
         self._session = session(onnx, threads)
         self._input = self._session.get_inputs()[0].name
         self._activation = activation
@@ -76,7 +76,6 @@ class Cascade:
     """
 
     def __init__(self, setup: str, *experts: DeploymentHandle) -> None:
-        stay_on_loopback()
         self._setup = Setup.from_json(setup)
         self._experts = experts
 
@@ -93,14 +92,17 @@ class Cascade:
 
 
 def stay_on_loopback() -> None:
-    """Bind this replica's server for other deployments, which starts next, to loopback.
+    """Bind to loopback, in every worker, what Ray 2.60 binds to all addresses whatever it is told.
 
-    Ray 2.60 binds it to every address, whatever it is told, and unpickles what comes.
+    A replica's server for other deployments, which unpickles what comes, and HAProxy's pages of
+    figures.
     """
-    from ray.serve._private import replica
+    from ray.serve._private import haproxy, replica
 
     bind = replica.add_port_to_grpc_server
     replica.add_port_to_grpc_server = lambda server, _: bind(server, f"{_HOST}:0")
+    template = haproxy.HAPROXY_CONFIG_TEMPLATE
+    haproxy.HAPROXY_CONFIG_TEMPLATE = re.sub(r"\bbind \*?:", f"bind {_HOST}:", template)
 
 
 def application(setup: Setup) -> Any:
@@ -127,6 +129,7 @@ def main() -> None:
         num_cpus=os.cpu_count(),
         include_dashboard=False,
         log_to_driver=False,
+        runtime_env={"worker_process_setup_hook": stay_on_loopback},
         _temp_dir=str(program.folder),
     )
     serve.start(http_options={"host": _HOST, "port": program.port})

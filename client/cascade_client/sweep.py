@@ -152,26 +152,17 @@ class Sweep:
         return Swept(levels=tuple(in_order(levels, order)), found=tuple(found), left=left)
 
     def _left(self, n_found: int) -> str:
-        n = len(self._candidates)
         planned = {(c.name, level) for c in self._candidates for level in self._plan.levels}
         n_levels = len(planned - set(self._seen))
-        n_searches = n - n_found if self._plan.target is not None else 0
-        parts = [(n_levels, "levels"), (n_searches, "searches")]
-        return " and ".join(f"{count} {what}" for count, what in parts if count)
+        n_searches = len(self._candidates) - n_found if self._plan.target is not None else 0
+        parts = [(n_levels, "level", "levels"), (n_searches, "search", "searches")]
+        return " and ".join(f"{n} {one if n == 1 else many}" for n, one, many in parts if n)
 
     def _search(self, candidate: Candidate, target: Target) -> Found:
         """Find the highest rate of one candidate that keeps the target."""
         plan = self._plan
-        closed = [
-            one
-            for (name, level), one in self._seen.items()
-            if name == candidate.name and level.load == "concurrency" and one.state == "ok"
-        ]
-        if not closed:
-            at = Level(load="concurrency", value=_CAPACITY_AT, seconds=plan.seconds)
-            closed = [self._measured(candidate, at)]
-        capacity = max(one.rows_per_s for one in closed) / plan.batch
-        if math.isnan(capacity):
+        capacity = self._capacity(candidate)
+        if capacity is None:
             return Found(candidate=candidate.name, target=target, level=None, best=None)
         # Queues that fill make larger batches: an open loop can get more than a closed one.
         high = float(f"{2 * capacity:.3g}")
@@ -194,6 +185,19 @@ class Sweep:
             best=min(usable, key=target.latency, default=None),
             capped=rate == high,
         )
+
+    def _capacity(self, candidate: Candidate) -> float | None:
+        """Give the most requests per second that closed loops got; None: none could be measured."""
+        most = max((x.value for x in self._plan.levels if x.load == "concurrency"), default=0)
+        if most < _CAPACITY_AT:
+            at = Level(load="concurrency", value=_CAPACITY_AT, seconds=self._plan.seconds)
+            self._measured(candidate, at)
+        rows_per_s = [
+            one.rows_per_s
+            for (name, level), one in self._seen.items()
+            if name == candidate.name and level.load == "concurrency" and one.state == "ok"
+        ]
+        return max(rows_per_s) / self._plan.batch if rows_per_s else None
 
     def _measured(self, candidate: Candidate, level: Level) -> Measured:
         """Give what is kept of a level, else measure it.

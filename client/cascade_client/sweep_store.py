@@ -59,6 +59,8 @@ class Store:
             message = f"{self._path}: cannot be used: {exc}"
             raise ServerError(message, hint="remove it, or give another --out") from exc
         self._stale = set(self._levels) if again else set()
+        # It may have been written for another setting last.
+        self._write_csv()
 
     def get(self, candidate: str, level: Level) -> Measured | None:
         """Give what was measured; what failed is worth another try."""
@@ -76,7 +78,7 @@ class Store:
         self._stale.discard(_key(one))
         kept = [level.as_json() for level in self.all()]
         self._write(self._path, json.dumps({"setting": self.setting, "levels": kept}, indent=1))
-        self.write_csv()
+        self._write_csv()
 
     def all(self) -> list[Measured]:
         """Give everything measured of this setting."""
@@ -87,7 +89,7 @@ class Store:
         """Where the CSV is."""
         return self.folder / "sweep.csv"
 
-    def write_csv(self) -> None:
+    def _write_csv(self) -> None:
         """Write the CSV of this setting."""
         out = io.StringIO()
         tiers = [str(name) for name in self.setting["tiers"]]

@@ -10,7 +10,7 @@ def test_a_program_that_ends_is_told_with_its_last_words(setup):
     """Nobody waits for it; the hint holds the end of its log."""
     with (
         pytest.raises(ServerError, match="no_such_app: ended with status 1") as caught,
-        running("no_such_app", setup, 1, {}),
+        running("no_such_app", setup, 1, lambda _: {}),
     ):
         pass
 
@@ -21,6 +21,6 @@ def test_a_program_that_does_not_answer_is_given_up(setup):
     """The wait has an end."""
     with (
         pytest.raises(NotReadyError, match="program: was not ready within 0 s"),
-        running("program", setup, 1, {}, timeout_s=0.0),
+        running("program", setup, 1, lambda _: {}, timeout_s=0.0),
     ):
         pass
