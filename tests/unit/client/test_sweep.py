@@ -149,10 +149,8 @@ def test_levels_of_another_server_are_measured(run, perf, cascade, rows_file, tm
     cascade.models["pitch_tiny"] = replace(cascade.models["pitch_tiny"], max_batch_size=2)
     run("--concurrency", 1, "--point", "fast")
     assert len(fake_perf_analyzer.calls(perf)) == 2
-    (second,) = (line["when"] for line in lines_of(tmp_path))
-
     np.save(rows_file, np.array([row(1, 0.5)]))
-    run("--concurrency", 1, "--point", "fast")
+    run("--concurrency", 2, "--point", "fast")
     assert len(fake_perf_analyzer.calls(perf)) == 3
     assert len(list((tmp_path / "out").glob("levels-*.json"))) == 3
     assert len(lines_of(tmp_path)) == 1
@@ -160,7 +158,7 @@ def test_levels_of_another_server_are_measured(run, perf, cascade, rows_file, tm
     np.save(rows_file, np.array([row(2, 0.9), row(1, 0.1)]))
     run("--concurrency", 1, "--point", "fast")
     assert len(fake_perf_analyzer.calls(perf)) == 3
-    assert [line["when"] for line in lines_of(tmp_path)] == [second]
+    assert [line["level"] for line in lines_of(tmp_path)] == ["1.0"]
 
 
 def test_a_level_that_fails_is_a_finding(run, perf, tmp_path):
@@ -195,6 +193,17 @@ def test_the_highest_rate_that_keeps_a_target_is_found(run):
     assert found["level"]["p99_ms"] <= 50
     assert found["level"]["seconds"] == 10  # the rate that is promised was measured longer
     assert not found["capped"]
+
+
+def test_a_rate_that_is_not_kept_up_meets_no_target():
+    """However quick the answers that did come."""
+    level = Level(load="rate", value=9.0, seconds=1.0)
+    kept = Measured(candidate="fast", level=level, state="ok", when="now", p95_ms=4.0, p99_ms=9.0)
+
+    assert Target(99, 9.0).met(kept)
+    assert not Target(99, 8.9).met(kept)
+    assert Target(95, 8.9).met(kept)
+    assert not Target(99, 9.0).met(replace(kept, state="behind"))
 
 
 def test_a_target_nobody_keeps_is_refused_with_the_nearest(run):
