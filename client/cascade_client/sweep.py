@@ -255,8 +255,10 @@ class Sweep:
     def _state(self, figures: Figures, level: Level) -> str:
         if level.load == "concurrency":
             return "ok"
-        # What is under way at the end is not counted: about a latency's worth of requests.
-        share = 1 - _BEHIND - figures.p50_ms / 1000 / level.seconds
+        # What is under way at the end is not counted: about a latency's worth of requests. How
+        # many are due within a window is chance (Poisson): two standard deviations are let pass.
+        chance = 2 / math.sqrt(level.value * level.seconds)
+        share = 1 - _BEHIND - chance - figures.p50_ms / 1000 / level.seconds
         offered = level.value * self._plan.batch
         return "ok" if figures.rows_per_s >= share * offered else "behind"
 

@@ -104,6 +104,14 @@ def test_every_candidate_is_measured_at_every_level(run, perf, tmp_path):
     assert list(lines[0])[: len(COLUMNS)] == list(COLUMNS)
 
 
+def test_queues_are_worked_off_before_a_level(run, cascade):
+    """A row has gone through every tier, so nothing of the level before is left."""
+    run("--concurrency", "1,2", "--point", "fast")
+
+    tiers = [call.parameters["cascade_max_tier"] for call in cascade.inferences]
+    assert tiers == [0, 1, 0, 1]
+
+
 def test_a_line_says_what_the_cascade_and_its_tiers_did(run, tmp_path):
     """Client's figures from perf_analyzer, tiers' from the server's counters."""
     run("--concurrency", 4, "--point", "fast")
