@@ -1,7 +1,8 @@
 """A perf_analyzer that loads nothing: it takes the flags of the real one and writes its files.
 
 The server it pretends to load gives a closed loop of n min(n * 50, 200) rows a second, and an open
-one up to 500: it waits the longer the nearer its rate is to that. Past 1000 requests are refused.
+one up to 500: it waits the longer the nearer its rate is to that. Past 1000 requests are refused,
+below 5 two fall outside the measurement, and below 1 its windows stay empty.
 Every call's flags are appended to ``calls.jsonl`` beside the script.
 """
 
@@ -55,8 +56,12 @@ def _measure(flags):
     rate = 1e6 * len(gaps) / sum(gaps)
     if rate > REFUSED_ABOVE:
         sys.exit("Thread [0] had error: queue full, 256 rows may wait")
+    if rate < 1:
+        say("WARNING: Pass contained only one request, so sample latency will be infinity.")
+        sys.exit("No valid requests recorded within time interval.")
     ms = 5 / (1 - rate / CAPACITY) if rate < CAPACITY else 400.0
-    return f"Request Rate\n{int(rate)}", min(rate, CAPACITY), ms
+    answered = min(rate, CAPACITY) * (1 - 2 / len(gaps) if rate < 5 else 1)
+    return f"Request Rate\n{int(rate)}", answered, ms
 
 
 def say(line):

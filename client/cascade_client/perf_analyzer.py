@@ -33,6 +33,7 @@ _KINDS = {str: "string", bool: "bool", int: "int"}
 _PASS = re.compile(r"Pass \[\d+\] throughput: (\S+) infer/sec\. \S+ latency: (\d+) usec")
 _REQUESTS = re.compile(r"^\s*Request count: (\d+)", re.MULTILINE)
 _VERSION = re.compile(r"Perf Analyzer Version (\S+)")
+_CHATTER = re.compile(r"WARNING|\s*Pass \[|\s*$")
 _FAULT = re.compile(r"had error: (.+)")
 _WINDOWS = 3
 _STRETCH = 1.2
@@ -264,4 +265,5 @@ def _parameter_flags(parameters: Parameters) -> list[str]:
 def _complaint(printed: str) -> str:
     """Take the reason from what it printed: what the server refused, else its last lines."""
     faults = list(dict.fromkeys(_FAULT.findall(printed)))
-    return " / ".join(faults[:2] or printed.strip().splitlines()[-5:])
+    lines = [line for line in printed.strip().splitlines() if not _CHATTER.match(line)]
+    return " / ".join(faults[:2] or lines[-3:])

@@ -41,10 +41,10 @@ def setup(repository, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows():
-    """48 frames: the demo's notes in more and more noise, so that each expert answers some."""
+    """80 frames: the demo's notes in more and more noise, so that each expert answers some."""
     rng = np.random.default_rng(3)
     frames = np.stack(notes.rows())
-    noisy = [frames + s * rng.standard_normal(frames.shape) for s in (0.5, 1.5, 2.0)]
+    noisy = [frames + s * rng.standard_normal(frames.shape) for s in (0.5, 1.0, 1.2, 1.5, 2.0)]
     return list(np.concatenate(noisy).astype(np.float32))
 
 

@@ -65,6 +65,12 @@ def test_what_the_server_refused_is_told(perf, data):
         perf.measure("pitch", "here:1", data, rate=2000)
 
 
+def test_a_window_without_a_request_is_told(perf, data):
+    """Without the warnings before it."""
+    with pytest.raises(ServerError, match=r"at 0\.5 requests/s: No valid requests recorded"):
+        perf.measure("pitch", "here:1", data, rate=0.5)
+
+
 def test_levels_and_parameters_that_it_cannot_send_are_wrong(perf, data):
     """Before it is started."""
     for load in ({}, {"concurrency": 1, "rate": 1.0}):

@@ -182,6 +182,13 @@ def test_a_level_that_fails_is_a_finding(run, perf, tmp_path):
     assert len(fake_perf_analyzer.calls(perf)) == 4
 
 
+def test_a_server_that_falls_behind_is_told_from_requests_at_the_edges(run, tmp_path):
+    """500 of 560 a second are too few; that 2 of 20 requests end outside is nothing."""
+    run("--rate", "2,560", "--seconds", 10, "--point", "fast")
+
+    assert [line["state"] for line in lines_of(tmp_path)] == ["ok", "behind"]
+
+
 def test_nothing_measured_is_an_error(run):
     """With the reason of the first."""
     result = run("--rate", 2000, "--point", "fast")
