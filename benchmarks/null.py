@@ -15,6 +15,7 @@ from cascade_builder import layout, repository
 from cascade_builder.factories import Factory
 from cascade_builder.manifest import Built, file_digest, manifest, manifest_json
 from cascade_builder.runtime import OUTPUT
+from cascade_builder.sources import FactorySource
 from cascade_builder.spec import Expert, Input, Point, Router, Rows, Spec
 from cascade_router import Gate, OperatingPoint, Policy, Tier
 
@@ -42,7 +43,8 @@ def spec(
         input=Input(kind="tensor", name="X", dtype="FP32", shape=(_CLASSES,)),
         rows=Rows(factory=factory),
         experts=tuple(
-            Expert(name=f"t{k}", factory=factory, instances=instances) for k in range(n_tiers)
+            Expert(name=f"t{k}", source=FactorySource(factory=factory), instances=instances)
+            for k in range(n_tiers)
         ),
         points=(Point(name="only", thresholds=(THRESHOLD,) * (n_tiers - 1)),),
         default="only",
@@ -75,7 +77,7 @@ def write(folder: Path, cascade: Spec, scratch: Path) -> None:
     """
     onnx = _identity(scratch / "identity.onnx")
     digest = file_digest(onnx)
-    built = [Built(expert=e, path=onnx, digest=digest, parity={}) for e in cascade.experts]
+    built = [Built(expert=e, files={"model.onnx": onnx}, digest=digest) for e in cascade.experts]
     core = layout.core_files()
     described = manifest(
         cascade,
@@ -89,7 +91,7 @@ def write(folder: Path, cascade: Spec, scratch: Path) -> None:
         "manifest.json": manifest_json(described).encode(),
     }
     models = layout.layout(cascade, "embedded", built, core=core, router_files=files)
-    repository.write(folder, models)
+    repository.apply(folder, repository.Change(owner=cascade.name, write=models))
 
 
 def _identity(path: Path) -> Path:

@@ -98,7 +98,8 @@ def _lay_out(folder: Path, scratch: Path) -> Setup:
         "1/model.py": _ANSWER.encode(),
         **{f"1/cascade_router/{name}": data for name, data in layout.core_files().items()},
     }
-    repository.write(folder, [layout.Model(name=config.name, files=files)])
+    model = layout.Model(name=config.name, files=files)
+    repository.apply(folder, repository.Change(owner=model.name, write=[model]))
     setup = Setup.read(folder, "null")
     PerRequestBls().lay_out(setup)
     return setup

@@ -39,7 +39,7 @@ class PerRequestBls:
         config.ClearField("dynamic_batching")
         config.instance_group[0].count = self.instances
         config.parameters["tiers"].string_value = ",".join(tier.model for tier in setup.tiers)
-        repository.write(setup.repository, [_model(config, "per_request_bls.py")])
+        _write(setup, [_model(config, "per_request_bls.py")])
 
     @contextmanager
     def open(self, setup: Setup) -> Iterator[Loadable]:
@@ -77,8 +77,7 @@ class RunAll:
             _step(ensemble, tier.model, {setup.port.name: setup.port.name}, {OUTPUT: name})
         answers = {one.name: one.name for one in select.output}
         _step(ensemble, select.name, {name: name for name in logits}, answers)
-        models = [_model(select, "select_by_gates.py"), _model(ensemble)]
-        repository.write(setup.repository, models)
+        _write(setup, [_model(select, "select_by_gates.py"), _model(ensemble)])
 
     @contextmanager
     def open(self, setup: Setup) -> Iterator[Loadable]:
@@ -86,6 +85,11 @@ class RunAll:
         url = server_of(setup, self.name)
         candidate = setup.candidate(self.name, f"{setup.cascade}_{self.name}")
         yield Loadable(candidate=candidate, connect=lambda: connect_load(url))
+
+
+def _write(setup: Setup, models: list[Model]) -> None:
+    change = repository.Change(owner=models[-1].name, write=models)
+    repository.apply(setup.repository, change)
 
 
 def _like_router(setup: Setup, name: str) -> Any:

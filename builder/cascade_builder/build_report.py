@@ -14,19 +14,25 @@ class ExpertReport:
 
     Attributes:
         name: Its name.
-        action: ``built`` or ``kept``.
+        source: Kind of its source.
+        precision: What it computes in.
+        action: ``built`` or ``kept``; ``checked`` for a model that was served already.
         reason: Why.
         seconds: Spent on it.
-        digest: ``sha256:...`` of its ONNX file; None in a dry run that would build it.
+        digest: ``sha256:...`` of what is served; None in a dry run that would build it.
         cost_ms: Measured milliseconds per batch by batch size.
+        unverified: Why its answers could not be checked; None: they were.
     """
 
     name: str
+    source: str
+    precision: str
     action: str
     reason: str
     seconds: float
     digest: str | None
     cost_ms: dict[int, float]
+    unverified: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,7 @@ class BuildReport:
         target: What runs the experts.
         target_reason: Why that.
         dry_run: Nothing was written.
+        completed_interrupted: A build that was killed had to be completed first.
         experts: In the order of the tiers.
         models: Folders of the repository.
         points: Names of the operating points of the policy there.
@@ -61,6 +68,7 @@ class BuildReport:
     target: str
     target_reason: str
     dry_run: bool
+    completed_interrupted: bool
     experts: tuple[ExpertReport, ...]
     models: tuple[ModelReport, ...]
     points: tuple[str, ...]
@@ -83,12 +91,16 @@ def summary(report: BuildReport) -> str:
     """Write a report for people."""
     lines = [f"{report.cascade}: target {report.target} ({report.target_reason})"]
     would = "would be " if report.dry_run else ""
+    if report.completed_interrupted:
+        lines.append(f"  an interrupted build {would or 'was '}completed first")
     for expert in report.experts:
         cost = ", ".join(f"{ms:.3g} ms at {n}" for n, ms in expert.cost_ms.items())
         spent = f" in {expert.seconds:.1f} s" if expert.seconds else ""
         action = expert.action if expert.action == "kept" else f"{would}{expert.action}"
         line = f"  expert {expert.name}: {action}{spent} ({expert.reason})"
         lines.append(f"{line}; {cost}" if cost else line)
+        if expert.unverified is not None:
+            lines.append(f"    its answers were not checked: {expert.unverified}")
     for model in report.models:
         action = model.action if model.action == "kept" else f"{would}{model.action}"
         lines.append(f"  model {model.name}: {action} ({model.reason})")

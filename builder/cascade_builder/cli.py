@@ -11,9 +11,10 @@ import click
 from cascade_router.errors import CascadeError
 
 from .cli_calibrate import calibrate
+from .cli_plan import plan
 from .cli_record import record
 from .spec import TARGETS, Spec
-from .status_line import status_line
+from .status_line import progress_lines
 
 __all__ = ["main"]
 
@@ -40,6 +41,7 @@ def main() -> None:
 
 main.add_command(record)
 main.add_command(calibrate)
+main.add_command(plan)
 
 
 @main.command()
@@ -59,27 +61,45 @@ main.add_command(calibrate)
     type=click.Path(file_okay=False, path_type=Path),
     help="Keeps built experts, so that only what changed is built again.",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Most experts built side by side; 1: one after the other.  [default: one a core]",
+)
+@click.option(
+    "--memory-gb",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Most memory they may take together, in GiB.  [default: 80 % of what is free]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done and why; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
 def build(
-    spec: str, repository: Path, target: str | None, artifacts: Path, dry_run: bool, as_json: bool
+    spec: str,
+    repository: Path,
+    target: str | None,
+    artifacts: Path,
+    jobs: int | None,
+    memory_gb: float | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    """Export the experts of SPEC and lay out the repository.
+    """Build the experts of SPEC and lay out the repository.
 
     SPEC is a cascade.toml, or the name of a packaged one: imagenet, pitch.
     """
     from .build import build as run
     from .build_report import summary
+    from .memory import Limits
 
-    with status_line() as tell:
-        report = run(
-            Spec.find(spec),
-            repository,
-            target,
-            artifacts_folder=artifacts,
-            dry_run=dry_run,
-            tell=tell,
-        )
+    report = run(
+        Spec.find(spec),
+        repository,
+        target,
+        artifacts_folder=artifacts,
+        dry_run=dry_run,
+        limits=Limits.usual(jobs, memory_gb),
+        tell=progress_lines(),
+    )
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:

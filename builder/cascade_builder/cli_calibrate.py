@@ -5,52 +5,19 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from .goal_options import goals_from, parsed
 from .spec import Spec
 from .status_line import status_line
 
 if TYPE_CHECKING:
     from .calibration import Outcome
-    from .wish import Goal
 
 __all__ = ["calibrate"]
-
-_KINDS = ("drop", "mean-ms", "worst-ms", "efficiency")
-_SHORT = "asked"
-"""Name of the point that --drop, --mean-ms, --worst-ms and --efficiency make together."""
-
-
-def _parsed(
-    ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Read NAME=KIND:VALUE[,KIND:VALUE...] into figures by name."""
-    goals: dict[str, dict[str, float]] = {}
-    for value in values:
-        name, equals, text = value.partition("=")
-        if not equals or name in goals:
-            why = "two goals share a name" if equals else "expected NAME=drop:0.01"
-            message = f"{value!r}: {why}"
-            raise click.BadParameter(message)
-        goals[name] = dict(_figure(part, value) for part in text.split(","))
-    return goals
-
-
-def _figure(part: str, value: str) -> tuple[str, float]:
-    kind, _, number = part.partition(":")
-    kind = kind.strip().replace("_", "-")
-    if kind not in _KINDS:
-        message = f"{value!r}: {kind!r} is no goal, expected one of {', '.join(_KINDS)}"
-        raise click.BadParameter(message)
-    try:
-        return kind.replace("-", "_"), float(number)
-    except ValueError as exc:
-        message = f"{value!r}: {number!r} is no number"
-        raise click.BadParameter(message) from exc
 
 
 @click.command()
@@ -72,7 +39,7 @@ def _figure(part: str, value: str) -> tuple[str, float]:
     "--goal",
     "goals",
     multiple=True,
-    callback=_parsed,
+    callback=parsed,
     metavar="NAME=KIND:VALUE",
     help="A point that is wanted; KIND is drop, mean-ms, worst-ms or efficiency, several by comma. "
     "[default: careful, balanced, fast with drops that so many rows can support]",
@@ -165,7 +132,7 @@ def calibrate(
     }
     read = Spec.find(spec)
     asked = Asked(
-        goals=_goals(goals, {kind: value for kind, value in short.items() if value is not None}),
+        goals=goals_from(goals, short),
         default=default,
         level=level,
         batch=batch,
@@ -187,17 +154,6 @@ def calibrate(
     _show(outcome, as_json=as_json)
     if (error := refused(outcome)) is not None:
         raise error
-
-
-def _goals(named: dict[str, dict[str, float]], short: dict[str, float]) -> dict[str, Goal]:
-    from .wish import Goal
-
-    if short:
-        if _SHORT in named:
-            message = f"a goal is named {_SHORT!r}, which --drop and its like make"
-            raise click.UsageError(message)
-        named = {**named, _SHORT: short}
-    return {name: Goal(**figures) for name, figures in named.items()}
 
 
 def _show(outcome: Outcome, *, as_json: bool) -> None:

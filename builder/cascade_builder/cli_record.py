@@ -36,7 +36,8 @@ def _npz(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> P
     required=True,
     metavar="D",
     type=click.Path(path_type=Path),
-    help="Folder of files, folder with a folder per class, CSV with path,label, or NPZ with x, y.",
+    help="Folder of files, folder with a folder per class, CSV with path,label, or NPZ with x, y; "
+    "texts: TXT with one a line, folders of such, or CSV with text,label.",
 )
 @click.option(
     "--repository",

@@ -6,7 +6,8 @@
     CSV with path or file       labelled if it has a column `label`; other columns are left alone
     NPZ with x and perhaps y    rows as arrays, labelled by y
 
-Files are pictures for an image cascade and ``.npy`` for a tensor cascade. Shapes: N rows.
+Files are pictures for an image cascade and ``.npy`` for a tensor cascade; texts are read by
+``data_text``. Shapes: N rows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from cascade_router.errors import RecordsError
 
 from .class_numbers import ClassNumbers
 from .data_npz import ArrayData
+from .data_text import text_data
 from .rows import SUFFIXES
 from .spec import Input
 
@@ -41,7 +43,7 @@ class DataSet(Protocol):
 
     @property
     def kind(self) -> str:
-        """What ``row`` gives: ``image`` for bytes of a picture, ``tensor`` for an array."""
+        """What ``row`` gives: ``image`` or ``text`` for bytes of one, ``tensor`` for an array."""
 
     @property
     def digest(self) -> str:
@@ -137,6 +139,8 @@ def open_data(
         message = f"{path}: there is no such file or folder"
         raise RecordsError(message, hint=_KINDS)
     suffix = path.suffix.lower()
+    if form.kind == "text" and suffix != ".npz" and path.exists():
+        return text_data(path, None if unlabelled else classes)
     if path.is_dir() and (path / _LABELS).is_file():
         path, suffix = path / _LABELS, ".csv"
     if path.is_dir():

@@ -9,20 +9,21 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from cascade_router.errors import BuildError, SpecError
+from cascade_router.errors import BuildError
 
 from .runtime import OUTPUT
+from .sources.source import MakesModule
 from .spec import Expert, Input
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["OPSET", "make", "onnx_from_torch"]
+__all__ = ["OPSET", "make", "onnx_from_torch", "stripped"]
 
 OPSET = 20
 """Operators of ONNX 1.15 (2023): every Triton from 24.01 on reads them."""
@@ -31,29 +32,23 @@ _NOISY = ["torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir"
 _ONE_WAY = "compute every row from that row alone, for any number of rows"
 
 
-def make(expert: Expert) -> nn.Module:
-    """Run an expert's factory.
+def make(expert: Expert, form: Input) -> nn.Module:
+    """Make an expert's module.
+
+    Args:
+        expert: Its source gives a ``module``.
+        form: The canonical rows.
 
     Returns:
         The module, in eval mode, with finite weights.
 
     Raises:
-        BuildError: If the factory raises, returns something else, or a weight is not finite.
+        BuildError: If its source fails, or a weight is not finite.
     """
     import torch
 
     where = f"expert {expert.name!r}"
-    try:
-        module = expert.factory.run(dict(expert.arguments))
-    except SpecError:
-        raise
-    except Exception as exc:
-        message = f"{where}: factory {str(expert.factory)!r} raised {type(exc).__name__}: {exc}"
-        raise BuildError(message, hint="check `arguments`; call it in Python to see where") from exc
-    if not isinstance(module, torch.nn.Module):
-        got = type(module).__name__
-        message = f"{where}: factory {str(expert.factory)!r} returned {got}, expected a Module"
-        raise BuildError(message, hint="return a torch.nn.Module in eval mode")
+    module = cast(MakesModule, expert.source).module(form, where)
     for name, values in module.state_dict().items():
         if not bool(torch.isfinite(values).all()):
             message = f"{where}: the weights {name!r} hold NaN or infinity"
@@ -127,17 +122,22 @@ def _check_answer(module: nn.Module, sample: Any, classes: int, where: str) -> N
         raise BuildError(message, hint=f"return logits; or set `classes`; {_ONE_WAY}")
 
 
-def _checked(model: Any, where: str) -> bytes:
-    """Strip what names this machine, check the graph, and write it."""
-    import onnx
-
+def stripped(model: Any) -> None:
+    """Take off an ``onnx.ModelProto`` what names a machine or says nothing of what it computes."""
     graph = model.graph
     for part in [model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer]:
         part.doc_string = ""
         del part.metadata_props[:]
     # Shapes of inner tensors: ONNX Runtime infers them again, and they carry metadata as well.
     del graph.value_info[:]
-    if not graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+
+
+def _checked(model: Any, where: str) -> bytes:
+    """Strip what names this machine, check the graph, and write it."""
+    import onnx
+
+    stripped(model)
+    if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         message = f"{where}: its batch size became a constant in the export"
         raise BuildError(message, hint=_ONE_WAY)
     try:

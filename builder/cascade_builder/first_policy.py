@@ -67,19 +67,20 @@ def first_policy(spec: Spec, digests: Sequence[str]) -> Policy:
     )
 
 
-def choose(existing: str | None, new: Policy) -> Choice:
+def choose(existing: str | None, new: Policy, *, same_input: bool = True) -> Choice:
     """Keep the policy that is there if it holds, else put it aside.
 
     Args:
         existing: Text of the ``policy.json`` that is there; None: there is none.
         new: What the spec asks for.
+        same_input: Rows are made canonical as when the policy that is there was made.
     """
     text = new.to_json()
     if existing is None:
         return Choice(text=text, old=None, action="written", reason="there was none")
     if existing == text:
         return Choice(text=text, old=None, action="kept", reason="nothing changed")
-    why = _why_not(existing, new)
+    why = _why_not(existing, new) if same_input else "the old one was made for another input"
     if why is None:
         reason = "it holds for these experts"
         return Choice(text=existing, old=None, action="kept", reason=reason)

@@ -16,6 +16,12 @@ from .spec import Spec
 __all__ = ["Model", "core_digest", "core_files", "layout", "model_names"]
 
 _CORE = "cascade_router"
+_RUNNERS = {
+    "embedded": ("onnx_expert", "Runs the ONNX file beside it."),
+    "tensorrt-rtx": ("tensorrt_expert", "Runs the engine beside it."),
+    "torch": ("torch_expert", "Runs the program beside it."),
+}
+"""What runs an expert in the Python backend, by target; the others have backends of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +56,7 @@ def core_digest(core: Mapping[str, bytes]) -> str:
 def model_names(spec: Spec) -> list[str]:
     """Name the folders, those first that others call."""
     parts = [expert.name for expert in spec.experts]
-    parts += ["preprocess"] if spec.input.kind == "image" else []
+    parts += ["preprocess"] if spec.input.raw is not None else []
     return [*(spec.model(part) for part in [*parts, "router", "control"]), spec.name]
 
 
@@ -75,15 +81,15 @@ def layout(
         The folders in the order of ``model_names``.
     """
     models = [_expert(spec, one, target, core) for one in built]
-    if spec.input.kind == "image":
-        files = _python("images_model", "Decodes the pictures of this cascade.", core)
+    if spec.input.raw is not None:
+        files = _preprocess(spec, core)
         models.append(_model(triton_config.preprocess_config(spec), files))
     files = _python("backend", "Routes the rows of this cascade.", core)
     files |= {f"1/{name}": data for name, data in router_files.items()}
     here = triton_config.expert_in_router(spec, target)
     if here is not None:
         first = next(one for one in built if one.expert is here)
-        files |= {f"1/experts/{here.name}.onnx": first.path}
+        files |= {f"1/experts/{here.name}.onnx": next(iter(first.files.values()))}
     models.append(_model(triton_config.router_config(spec, target), files))
     files = _python("control", "Tells about this cascade.", core)
     models.append(_model(triton_config.control_config(spec), files))
@@ -93,10 +99,23 @@ def layout(
 
 
 def _expert(spec: Spec, built: Built, target: str, core: Mapping[str, bytes]) -> Model:
-    files: dict[str, bytes | Path] = {"1/model.onnx": built.path}
-    if target == "embedded":
-        files |= _python("onnx_expert", "Runs the ONNX file beside it.", core)
-    return _model(triton_config.expert_config(spec, built.expert, target), files)
+    if built.served is not None:
+        # An ensemble needs an empty version folder, see below.
+        config = triton_config.adapter_config(spec, built.expert, built.served)
+        return _model(config, {"1/.keep": b""})
+    files: dict[str, bytes | Path] = {f"1/{name}": p for name, p in built.files.items()}
+    if target in _RUNNERS:
+        files |= _python(*_RUNNERS[target], core)
+    capability = built.toolchain.get("compute_capability")
+    config = triton_config.expert_config(spec, built.expert, target, capability)
+    return _model(config, files)
+
+
+def _preprocess(spec: Spec, core: Mapping[str, bytes]) -> dict[str, bytes | Path]:
+    if spec.input.text is None:
+        return _python("images_model", "Decodes the pictures of this cascade.", core)
+    files = _python("text_model", "Tokenises the texts of this cascade.", core)
+    return files | {"1/tokenizer.json": spec.input.text.tokenizer}
 
 
 def _python(module: str, sentence: str, core: Mapping[str, bytes]) -> dict[str, bytes | Path]:

@@ -1,6 +1,6 @@
 """``manifest.json``: what a repository holds and what it was built from.
 
-Nothing measured in time stands in it: equal inputs give equal text.
+Nothing measured in time stands in it, and no folder of this machine: equal inputs give equal text.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from cascade_router.errors import BuildError
+from typing import TYPE_CHECKING, Any
 
 from .runtime import OUTPUT
 from .spec import Expert, Spec
 
-__all__ = ["SCHEMA", "Built", "file_digest", "manifest", "manifest_json", "tool_versions"]
+if TYPE_CHECKING:
+    from .sources.served import ServedModel
 
-SCHEMA = 1
-"""Schema number written."""
+__all__ = ["SCHEMA", "Built", "file_digest", "manifest", "manifest_json", "said_of"]
 
-_TOOLS = ["torch", "onnx", "onnxscript", "onnxruntime", "numpy"]
+SCHEMA = 2
+"""Schema number written; 1 knew ONNX files made by factories alone."""
+
 _DISTRIBUTION = "triton-cascade"
 
 
@@ -33,34 +33,33 @@ class Built:
 
     Attributes:
         expert: As the spec names it.
-        path: Its ONNX file.
-        digest: ``sha256:...`` of that file.
-        parity: Figures of ``parity.Parity.as_json``.
+        files: Where its files lie now, by their name in the version folder; the first is the one
+            that the target serves. Empty for a served model, and in a dry run.
+        digest: ``sha256:...`` of what is served: of the first file, or of the served model.
+        weights: ``name`` and ``digest`` of each file it was made from.
+        toolchain: Versions and digests of what made it.
+        figures: What was verified.
+        served: The model that Triton serves already; None: the files are served.
     """
 
     expert: Expert
-    path: Path
+    files: Mapping[str, Path]
     digest: str
-    parity: Mapping[str, Any]
-
-
-def tool_versions() -> dict[str, str]:
-    """Say the versions of what builds experts, without importing it.
-
-    Raises:
-        BuildError: If a tool is missing.
-    """
-    try:
-        return {name: importlib.metadata.version(name) for name in _TOOLS}
-    except importlib.metadata.PackageNotFoundError as exc:
-        message = f"build: the package {exc.name!r} is not installed"
-        raise BuildError(message, hint="pip install 'triton-cascade[build]'") from exc
+    weights: Sequence[Mapping[str, str]] = ()
+    toolchain: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    served: ServedModel | None = None
 
 
 def file_digest(path: Path) -> str:
     """Say ``sha256:...`` of a file."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def said_of(expert: Expert) -> dict[str, Any]:
+    """Say what the spec says an expert is: its source and its precision."""
+    return {"source": expert.source.said(), "precision": expert.precision}
 
 
 def manifest(
@@ -82,14 +81,9 @@ def manifest(
         "spec_digest": spec.digest,
         "core_digest": core_digest,
         "models": list(models),
-        "input": {
-            "kind": spec.input.kind,
-            "name": spec.input.name,
-            "dtype": spec.input.dtype,
-            "shape": list(spec.input.shape),
-        },
+        "input": spec.input.described,
         "experts": [_expert(spec, one) for one in built],
-        "versions": {_DISTRIBUTION: importlib.metadata.version(_DISTRIBUTION), **tool_versions()},
+        "versions": {_DISTRIBUTION: importlib.metadata.version(_DISTRIBUTION)},
     }
 
 
@@ -103,8 +97,10 @@ def _expert(spec: Spec, built: Built) -> dict[str, Any]:
         "name": built.expert.name,
         "model": spec.model(built.expert.name),
         "digest": built.digest,
-        "factory": str(built.expert.factory),
-        "arguments": dict(built.expert.arguments),
+        **said_of(built.expert),
+        "weights": [dict(one) for one in built.weights],
+        "files": list(built.files),
+        "toolchain": dict(built.toolchain),
+        "verified": dict(built.figures),
         "output": OUTPUT,
-        "parity": dict(built.parity),
     }

@@ -20,12 +20,19 @@ from .frontier import MAX_TIERS, cuts, edge_count, grid, grid_frontier, pareto, 
 from .path import smooth_path
 from .replay import View, gates_from
 
-__all__ = ["EXACT", "PRICES", "SMOOTH", "Pool", "Search", "exact_pool", "shortlist", "smooth_pool"]
+__all__ = [
+    "EXACT",
+    "PRICES",
+    "SMOOTH",
+    "Pool",
+    "Search",
+    "exact_pool",
+    "merged",
+    "shortlist",
+    "smooth_pool",
+]
 
 Tiers = tuple[int, ...]
-
-Part = tuple[list[tuple[Gate, ...]], npt.NDArray[np.int64], Floats]
-"""Gates, right answers and cost of some points."""
 
 PRICES = np.geomspace(5e-4, 2.0, 96)
 """Prices of a smooth path: share of right answers that the last tier's cost is worth."""
@@ -149,7 +156,7 @@ def exact_pool(
     """
     n_tiers = view.scored.n_tiers
     ladders: dict[tuple[int, int], Floats] = {}
-    parts: list[Part] = []
+    parts: list[Pool] = []
     for tiers in among:
         if len(tiers) > MAX_TIERS:
             continue
@@ -165,13 +172,13 @@ def exact_pool(
             [ladders[k, size] for k in tiers[:-1]],
         )
         gates = [gates_from(tiers, t, n_tiers) for t in frontier.thresholds]
-        parts.append((gates, frontier.right, frontier.cost_ms))
+        parts.append(_pool(view, gates, frontier.right, frontier.cost_ms))
     if climb and view.reading.answer == "last":
         climbed = list(ascend(view, costs))
         rights = np.array([point.right for point in climbed], dtype=np.int64)
         spent = np.array([point.cost_ms for point in climbed])
-        parts.append(([point.gates for point in climbed], rights, spent))
-    return _merged(parts, view)
+        parts.append(_pool(view, [point.gates for point in climbed], rights, spent))
+    return merged(parts)
 
 
 def smooth_pool(
@@ -192,7 +199,7 @@ def smooth_pool(
     n_tiers = view.scored.n_tiers
     if prices is None:
         prices = PRICES / max(costs.alone(n_tiers - 1), 1e-12)
-    parts: list[Part] = []
+    parts: list[Pool] = []
     for tiers in among:
         scores = [view.score(k) for k in tiers[:-1]]
         right = [view.right(tiers[: j + 1]) for j in range(len(tiers))]
@@ -204,8 +211,23 @@ def smooth_pool(
         for i, thresholds in enumerate(path):
             count, cost = grid(scores, right, costs, tiers, [np.array([t]) for t in thresholds])
             counts[i], spent[i] = count.item(), cost.item()
-        parts.append(([gates_from(tiers, t, n_tiers) for t in path], counts, spent))
-    return _merged(parts, view)
+        parts.append(_pool(view, [gates_from(tiers, t, n_tiers) for t in path], counts, spent))
+    return merged(parts)
+
+
+def merged(pools: Sequence[Pool]) -> Pool:
+    """Keep of some frontiers, found on the same rows, what none of them beats."""
+    gates = [gates for pool in pools for gates in pool.gates]
+    right = np.concatenate([pool.right for pool in pools])
+    cost = np.concatenate([pool.cost_ms for pool in pools])
+    keep = pareto(cost, right)
+    return Pool(
+        gates=tuple(gates[i] for i in keep),
+        right=right[keep],
+        cost_ms=cost[keep],
+        rows=pools[0].rows,
+        reference=pools[0].reference,
+    )
 
 
 def _within(
@@ -217,15 +239,17 @@ def _within(
     return kept or ((int(np.argmin(alone)),),)
 
 
-def _merged(parts: Sequence[Part], view: View) -> Pool:
-    gates = [gate for part in parts for gate in part[0]]
-    rights = np.concatenate([part[1] for part in parts])
-    spent = np.concatenate([part[2] for part in parts])
-    keep = pareto(spent, rights)
+def _pool(
+    view: View,
+    gates: Sequence[tuple[Gate, ...]],
+    right: npt.NDArray[np.int64],
+    cost_ms: Floats,
+) -> Pool:
+    """Hold points as they are, for ``merged`` to choose from."""
     return Pool(
-        gates=tuple(gates[i] for i in keep),
-        right=rights[keep],
-        cost_ms=spent[keep],
+        gates=tuple(gates),
+        right=right,
+        cost_ms=cost_ms,
         rows=len(view),
         reference=int(view.reference.sum()),
     )

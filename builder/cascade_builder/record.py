@@ -233,7 +233,7 @@ def _key(
             "classes": spec.classes,
             "label_tolerance": spec.label_tolerance,
             "max_batch": spec.max_batch,
-            "input": [spec.input.kind, spec.input.name, spec.input.dtype, *spec.input.shape],
+            "input": spec.input.described,
         },
         "expert": {one.expert.name: [one.digest, one.expert.threads] for one in experts},
         "data set": data.digest,

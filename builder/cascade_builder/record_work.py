@@ -23,8 +23,7 @@ from . import rows as canonical_rows
 from .data import DataSet
 from .record_shards import Shard, Shards
 from .records import Top
-from .runtime import OnnxExpert
-from .served import Served
+from .served import Served, open_expert
 from .spec import DTYPES, Spec
 
 __all__ = ["Progress", "Work"]
@@ -65,7 +64,7 @@ class Work:
         top: int | None,
         skip_bad: bool,
     ) -> None:
-        self.runs = {one.expert.name: OnnxExpert(one.path, one.expert.threads) for one in experts}
+        self.runs = {one.expert.name: open_expert(one, spec) for one in experts}
         self._spec = spec
         self._data = data
         # An array in a file is canonical already, whatever clients send.

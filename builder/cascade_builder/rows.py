@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from cascade_router.errors import CascadeError, RecordsError
 
+from .data_text import lines_of
 from .spec import DTYPES, Input, Rows
 
 __all__ = ["SUFFIXES", "canonical", "raw", "row"]
 
 SUFFIXES = {
     "image": {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"},
+    "text": {".txt"},
     "tensor": {".npy"},
 }
 """Files that may hold a row, by the kind of input."""
@@ -34,7 +36,7 @@ def raw(rows: Rows, kind: str, limit: int | None = None) -> list[Any]:
         limit: Read no more than this many; None: all.
 
     Returns:
-        N > 0 rows: ``bytes`` of encoded pictures, or arrays.
+        N > 0 rows: ``bytes`` of encoded pictures or of texts, text, or arrays.
 
     Raises:
         RecordsError: If there are none, or they cannot be read.
@@ -76,6 +78,8 @@ def row(value: Any, form: Input, where: str) -> npt.NDArray[Any]:
     Raises:
         RecordsError: If it cannot be read or does not fit.
     """
+    if form.kind == "text" and form.text is not None:
+        return form.text.row(value, where)
     return (_pixels if form.kind == "image" else _tensor)(value, form, where)
 
 
@@ -116,6 +120,8 @@ def _from_factory(rows: Rows) -> list[Any]:
 def _from_folder(folder: Path, kind: str, limit: int | None) -> list[Any]:
     suffixes = SUFFIXES[kind]
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    if kind == "text":
+        return [text for path in files for _, text in lines_of(path)][:limit]
     return [path.read_bytes() if kind == "image" else _array(path) for path in files[:limit]]
 
 

@@ -18,13 +18,14 @@ from cascade_router.scores import FEATURES, Floats, Score
 
 from .cost_tables import Costs
 from .learning import learned_from, temperature_from
-from .pool import EXACT, SMOOTH, Search, Tiers
+from .pool import EXACT, SMOOTH, Pool, Search, Tiers
 from .replay import Reading, View, replay
 from .scored import Scored
 
 __all__ = [
     "Trial",
     "folds",
+    "luck",
     "optimism",
     "paired",
     "plain",
@@ -215,16 +216,31 @@ def optimism(view: View, costs: Costs, wish: float, seed: int, search: Search) -
     Returns:
         Share of right answers, at least 0, to take off every drop asked for.
     """
+    parts = [
+        (search.pool(view.take(kept), costs), view.take(held))
+        for kept, held in folds(len(view), seed)
+    ]
+    return luck(search.pool(view, costs), parts, costs, wish)
+
+
+def luck(whole: Pool, parts: Sequence[tuple[Pool, View]], costs: Costs, wish: float) -> float:
+    """Say what ``optimism`` does of frontiers found before.
+
+    Args:
+        whole: The frontier of all rows.
+        parts: Per fold, the frontier of the rows kept and the rows held out.
+        costs: Tables of all tiers.
+        wish: Drop around which it matters.
+    """
     aims = np.linspace(0.0, 2 * wish, 9)
-    whole = search.pool(view, costs)
     claimed = np.array([whole.drop[whole.cheapest(aim)] for aim in aims])
     lost = np.zeros(len(aims))
-    for kept, held in folds(len(view), seed):
-        pool, rest = search.pool(view.take(kept), costs), view.take(held)
+    for pool, rest in parts:
         reference = rest.reference.sum()
         for i, aim in enumerate(aims):
             lost[i] += reference - replay(rest, pool.gates[pool.cheapest(aim)], costs).right.sum()
-    return max(float((lost / max(len(view), 1) - claimed).mean()), 0.0)
+    n = sum(len(rest) for _, rest in parts)
+    return max(float((lost / max(n, 1) - claimed).mean()), 0.0)
 
 
 def paired(difference: Floats) -> tuple[float, float]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+import numpy.typing as npt
+
 from cascade_router.errors import BuildError
 from cascade_router.manifest import read_manifest
 
-from .manifest import file_digest
+from . import targets
+from .manifest import file_digest, said_of
+from .sources import ServedSource
+from .sources.served import ServedModel, look
 from .spec import Expert, Spec
 
-__all__ = ["Served", "served_experts"]
-
-_TARGETS = ["embedded", "onnxruntime"]
-"""Targets that serve the ONNX file itself."""
+__all__ = ["Served", "open_expert", "served_experts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +29,19 @@ class Served:
     Attributes:
         expert: As the spec names it.
         model: The Triton model that runs it.
-        path: Its ONNX file in the repository.
-        digest: ``sha256:...`` of that file.
+        target: What runs it.
+        files: Its files in the repository by their name in the version folder; none for a model
+            that was served already.
+        digest: ``sha256:...`` of what is served.
+        beneath: The model that was served already; None: the files are served.
     """
 
     expert: Expert
     model: str
-    path: Path
+    target: str
+    files: Mapping[str, Path]
     digest: str
+    beneath: ServedModel | None = None
 
 
 def served_experts(spec: Spec, repository: Path) -> list[Served]:
@@ -54,39 +63,75 @@ def served_experts(spec: Spec, repository: Path) -> list[Served]:
     if not folder.is_dir():
         _refuse(spec, repository, f"{repository} holds no cascade {spec.name!r}")
     manifest = read_manifest(folder)
-    if manifest.get("target") not in _TARGETS:
-        target = manifest.get("target")
-        _refuse(spec, repository, f"it was built for target {target!r}, expected ONNX files")
-    form = {
-        "kind": spec.input.kind,
-        "name": spec.input.name,
-        "dtype": spec.input.dtype,
-        "shape": list(spec.input.shape),
-    }
-    if manifest.get("input") != form:
+    if manifest.get("unfinished"):
+        _refuse(spec, repository, "a build of it was interrupted")
+    target = str(manifest.get("target"))
+    if target not in targets.TARGETS[1:]:
+        _refuse(spec, repository, f"it was built for target {target!r}")
+    if manifest.get("input") != spec.input.described:
         _refuse(spec, repository, "the spec's input has changed since it was built")
     built = {str(one.get("name")): one for one in manifest.get("experts", [])}
     names = [expert.name for expert in spec.experts]
     if list(built) != names:
         _refuse(spec, repository, f"holds experts {', '.join(built)}, spec: {', '.join(names)}")
-    return [_served(spec, repository, expert, built[expert.name]) for expert in spec.experts]
+    return [
+        _served(spec, repository, expert, target, built[expert.name]) for expert in spec.experts
+    ]
 
 
-def _served(spec: Spec, repository: Path, expert: Expert, built: dict[str, Any]) -> Served:
-    made = {"factory": str(expert.factory), "arguments": dict(expert.arguments)}
-    if any(built.get(key) != value for key, value in made.items()):
+def open_expert(
+    served: Served, spec: Spec
+) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
+    """Open an expert as it is served.
+
+    Returns:
+        (n, ...) canonical rows to (n, C) float32 logits.
+
+    Raises:
+        BuildError: If it cannot run here, or a file is broken.
+    """
+    where, source = f"expert {served.expert.name!r}", served.expert.source
+    if served.beneath is not None and isinstance(source, ServedSource):
+        from .sources.remote import remote_runner, why_not
+
+        why = why_not(served.beneath, source.server)
+        if why is not None:
+            message = f"{where}: {why}"
+            raise BuildError(message, hint="start it, or set `server` to where it is served")
+        return remote_runner(served.beneath, source.server, spec.input.dtype)
+    run = targets.runner(served.files, served.expert, served.target)
+    if run is None:
+        message = f"{where}: cannot run here: {targets.why_not(served.target)}"
+        raise BuildError(message, hint="run this command on the machine that serves it")
+    return run
+
+
+def _served(
+    spec: Spec, repository: Path, expert: Expert, target: str, built: dict[str, Any]
+) -> Served:
+    if any(built.get(key) != value for key, value in said_of(expert).items()):
         _refuse(spec, repository, f"the spec of expert {expert.name!r} has changed since then")
     model = spec.model(expert.name)
-    path = repository / model / "1" / "model.onnx"
+    folder = repository / model / "1"
+    files = {str(name): folder / str(name) for name in built.get("files", [])}
+    beneath = None
     try:
-        digest = file_digest(path)
+        if isinstance(expert.source, ServedSource):
+            where = f"expert {expert.name!r}"
+            beneath = look(expert.source, spec, repository, where, file_digest)
+            what, digest = f"served model {beneath.name!r}", beneath.digest
+        else:
+            path = next(iter(files.values()), folder)
+            what, digest = str(path), file_digest(path)
     except OSError as exc:
-        message = f"{path}: cannot be read: {exc}"
+        message = f"repository: {model} cannot be read: {exc}"
         raise BuildError(message, hint=_hint(spec, repository)) from exc
     if digest != built.get("digest"):
         wanted = str(built.get("digest"))[:19]
-        _refuse(spec, repository, f"{path} is {digest[:19]}, the manifest says {wanted}")
-    return Served(expert=expert, model=model, path=path, digest=digest)
+        _refuse(spec, repository, f"{what} is {digest[:19]}, the manifest says {wanted}")
+    return Served(
+        expert=expert, model=model, target=target, files=files, digest=digest, beneath=beneath
+    )
 
 
 def _refuse(spec: Spec, repository: Path, message: str) -> NoReturn:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from cascade_router.errors import SpecError
-from cascade_router.policy import NAME
-from cascade_router.scores import ACTIVATIONS
 from cascade_router.strict import Table
 
-from .factories import Factory, check_arguments
+from .factories import Factory
+from .targets.options import TARGETS, Engine, Program, Serving
+from .text_input import Text
+
+if TYPE_CHECKING:
+    from .sources import Source
 
 __all__ = [
     "DTYPES",
@@ -30,11 +32,8 @@ __all__ = [
     "packaged",
 ]
 
-TARGETS = ["auto", "embedded", "onnxruntime"]
-"""What runs the experts; ``auto`` chooses."""
-
-KINDS = ["image", "tensor"]
-"""What a client sends: an encoded picture, or the canonical tensor itself."""
+KINDS = ["image", "text", "tensor"]
+"""What a client sends: an encoded picture, a text, or the canonical tensor itself."""
 
 DTYPES = {
     "UINT8": "uint8",
@@ -57,17 +56,35 @@ class Input:
         name: Its name in every model.
         dtype: One of ``DTYPES``.
         shape: Of one row, without the batch dimension.
+        text: How texts become token ids; None: they are no texts.
     """
 
     kind: str
     name: str
     dtype: str
     shape: tuple[int, ...]
+    text: Text | None = None
 
     @property
     def size(self) -> int:
         """Side in pixels of a canonical picture."""
         return self.shape[0]
+
+    @property
+    def raw(self) -> str | None:
+        """Name of what a client sends as bytes; None: it sends the canonical tensor."""
+        return {"image": "IMAGE", "text": "TEXT"}.get(self.kind)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Say all that canonical rows depend on, JSON-able.
+
+        Raises:
+            SpecError: If the tokeniser cannot be read.
+        """
+        form = {"kind": self.kind, "name": self.name, "dtype": self.dtype}
+        more = {} if self.text is None else self.text.described
+        return {**form, "shape": list(self.shape), **more}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,19 +106,21 @@ class Expert:
 
     Attributes:
         name: Unique within the cascade.
-        factory: Returns a ``torch.nn.Module``: canonical rows to logits.
-        arguments: What the factory is called with.
+        source: Where it comes from.
+        precision: What it computes in, one of ``targets.options.PRECISIONS``.
         instances: How many copies serve at once.
         threads: Threads within one copy.
         queue_delay_us: How long its batcher waits for more rows.
+        serving: How else it is served.
     """
 
     name: str
-    factory: Factory
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    source: Source
+    precision: str = "fp32"
     instances: int = 1
     threads: int = 1
     queue_delay_us: int = 0
+    serving: Serving = field(default_factory=Serving)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +173,8 @@ class Spec:
         rows: Real rows.
         experts: K of them, cheapest first.
         router: How the router is served.
+        engine: How TensorRT engines are built and served.
+        program: How torch programs are made.
         points: The ladder, cheapest first.
         default: Name of the point of a request that names none.
         digest: ``sha256:...`` of what the file says, whatever its comments and spaces.
@@ -173,6 +194,8 @@ class Spec:
     default: str
     digest: str
     router: Router = field(default_factory=Router)
+    engine: Engine = field(default_factory=Engine)
+    program: Program = field(default_factory=Program)
 
     def model(self, part: str) -> str:
         """Name the Triton model of an expert or of ``router``, ``preprocess``, ``control``."""
@@ -222,171 +245,12 @@ class Spec:
             message = f"{where}: not TOML: {exc}"
             raise SpecError(message, hint="compare with the packaged spec `imagenet`") from exc
         digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
-        reader = _Reader(Table(values, where, SpecError), folder, where)
+        from .spec_reader import Reader  # it reads into the classes above
+
+        reader = Reader(Table(values, where, SpecError), folder, where)
         return reader.spec(f"sha256:{digest.hexdigest()}")
 
 
 def packaged() -> list[str]:
     """Name the specs that travel with the builder."""
     return sorted(path.stem for path in _PACKAGED.glob("*.toml"))
-
-
-class _Reader:
-    """Reads one spec; keeps what every message and relative path needs."""
-
-    def __init__(self, root: Table, folder: Path, where: str) -> None:
-        self._root = root
-        self._folder = folder
-        self._where = where
-
-    def spec(self, digest: str) -> Spec:
-        root = self._root
-        table = root.table("cascade")
-        name = self._name(table)
-        activation = table.choice("activation", ACTIVATIONS, "softmax")
-        classes = table.whole("classes", low=2)
-        label_tolerance = table.whole("label_tolerance", 0)
-        max_batch = table.whole("max_batch", 32, low=1, high=1024)
-        labels = self._labels(table) if table.has("labels") else None
-        target = table.choice("target", TARGETS, "auto")
-        table.done()
-        form = self._input(root.table("input"))
-        rows = self._rows(root.table("rows"))
-        experts = self._experts()
-        points, default = self._points(len(experts))
-        router = self._router(root.table("router", {}))
-        root.done()
-        return Spec(
-            name=name,
-            activation=activation,
-            classes=classes,
-            label_tolerance=label_tolerance,
-            max_batch=max_batch,
-            labels=labels,
-            target=target,
-            input=form,
-            rows=rows,
-            experts=experts,
-            points=points,
-            default=default,
-            digest=digest,
-            router=router,
-        )
-
-    def _input(self, table: Table) -> Input:
-        kind = table.choice("kind", KINDS)
-        if kind == "image":
-            side = table.whole("size", low=8, high=4096)
-            out = Input(kind=kind, name="PIXELS", dtype="UINT8", shape=(side, side, 3))
-        else:
-            name = self._name(table)
-            dtype = table.choice("dtype", list(DTYPES))
-            sides = table.items("shape")
-            if not sides or not all(type(n) is int and n > 0 for n in sides):
-                self._refuse(f"{table.where}.shape: got {sides}, expected whole numbers above 0")
-            out = Input(kind=kind, name=name, dtype=dtype, shape=tuple(sides))
-        table.done()
-        return out
-
-    def _rows(self, table: Table) -> Rows:
-        if table.has("factory") == table.has("folder"):
-            message = f"{table.where}: expected 'factory' or 'folder', one of them"
-            self._refuse(message, "rows are what parity and cost are measured on")
-        factory = self._factory(table) if table.has("factory") else None
-        folder = self._folder / table.text("folder") if table.has("folder") else None
-        if folder is not None and not folder.is_dir():
-            self._refuse(f"{table.where}.folder: there is no folder {str(folder)!r}")
-        table.done()
-        return Rows(factory=factory, folder=folder)
-
-    def _experts(self) -> tuple[Expert, ...]:
-        experts = []
-        for table in self._root.tables("expert"):
-            arguments = table.table("arguments", {})
-            expert = Expert(
-                name=self._name(table),
-                factory=self._factory(table),
-                arguments=arguments.rest(),
-                instances=table.whole("instances", 1, low=1, high=64),
-                threads=table.whole("threads", 1, low=1, high=256),
-                queue_delay_us=table.whole("queue_delay_us", 0, high=10_000_000),
-            )
-            table.done()
-            check_arguments(expert.arguments, arguments.where)
-            if expert.name in ("router", "preprocess", "control"):
-                self._refuse(f"{table.where}.name: {expert.name!r} is the name of another model")
-            experts.append(expert)
-        if len(experts) < 2:
-            message = f"{self._where}: got {len(experts)} experts, expected at least 2"
-            self._refuse(message, "a cascade needs a cheap expert and a costlier one")
-        self._unique([expert.name for expert in experts], "expert")
-        return tuple(experts)
-
-    def _router(self, table: Table) -> Router:
-        usual = Router()
-        out = Router(
-            instances=table.whole("instances", usual.instances, low=1, high=64),
-            runs_first_expert=table.flag("runs_first_expert", usual.runs_first_expert),
-            max_waiting_rows=table.whole(
-                "max_waiting_rows", usual.max_waiting_rows, low=1, high=1_000_000
-            ),
-            calls_per_tier=table.whole("calls_per_tier", usual.calls_per_tier, low=1, high=64),
-            abstain_below=table.number("abstain_below") if table.has("abstain_below") else None,
-        )
-        table.done()
-        return out
-
-    def _points(self, n_tiers: int) -> tuple[tuple[Point, ...], str]:
-        points, defaults = [], []
-        for table in self._root.tables("point"):
-            point = Point(name=self._name(table), thresholds=self._thresholds(table, n_tiers - 1))
-            if table.flag("default", False):
-                defaults.append(point.name)
-            table.done()
-            points.append(point)
-        if not points:
-            self._refuse(f"{self._where}: got no point, expected at least 1 [[point]]")
-        self._unique([point.name for point in points], "point")
-        if len(defaults) > 1:
-            names = ", ".join(defaults)
-            self._refuse(f"{self._where}: points {names} all say 'default', expected one")
-        return tuple(points), defaults[0] if defaults else points[len(points) // 2].name
-
-    def _thresholds(self, table: Table, n: int) -> tuple[float, ...]:
-        if table.has("threshold") == table.has("thresholds"):
-            self._refuse(f"{table.where}: expected 'threshold' or 'thresholds', one of them")
-        if table.has("threshold"):
-            return (table.number("threshold"),) * n
-        values = table.numbers("thresholds")
-        if len(values) != n:
-            message = f"{table.where}.thresholds: got {len(values)}, expected {n}"
-            self._refuse(message, "one per expert but the last, which lets every row exit")
-        return tuple(values)
-
-    def _labels(self, table: Table) -> Factory | Path:
-        text = table.text("labels")
-        if ":" in text:
-            return Factory.parse(text, self._folder, f"{table.where}.labels")
-        path = self._folder / text
-        if not path.is_file():
-            message = f"{table.where}.labels: there is no file {str(path)!r}"
-            self._refuse(message, "give a text file with one name a line, or 'module:function'")
-        return path
-
-    def _factory(self, table: Table) -> Factory:
-        return Factory.parse(table.text("factory"), self._folder, f"{table.where}.factory")
-
-    def _name(self, table: Table) -> str:
-        name = table.text("name")
-        if NAME.fullmatch(name) is None:
-            message = f"{table.where}.name: got {name!r}, expected {NAME.pattern}"
-            self._refuse(message, "names become folders and metric labels")
-        return name
-
-    def _unique(self, names: list[str], kind: str) -> None:
-        for name in names:
-            if names.count(name) > 1:
-                self._refuse(f"{self._where}: two {kind}s are named {name!r}")
-
-    def _refuse(self, message: str, hint: str | None = None) -> NoReturn:
-        raise SpecError(message, hint=hint)

@@ -205,11 +205,18 @@ def singles(view: View, costs: Costs) -> list[Measured]:
     return [measured(names[k], view, gates_from([k], [], n_tiers), costs) for k in range(n_tiers)]
 
 
-def oracle(view: View, costs: Costs) -> tuple[float, float]:
-    """Give cost and quality of the gate that stops at the first tier no worse than the last."""
-    right = np.stack([view.right([k]) for k in range(view.scored.n_tiers)])
+def oracle(view: View, costs: Costs, tiers: Sequence[int] | None = None) -> tuple[float, float]:
+    """Give cost and quality of the gate that stops at the first tier no worse than the last.
+
+    Args:
+        view: Rows and how they are read.
+        costs: Tables of all tiers.
+        tiers: Those that run, ascending; None: all.
+    """
+    among = range(view.scored.n_tiers) if tiers is None else tiers
+    right = np.stack([view.right([k]) for k in among])
     stops = np.argmax(right >= right[-1], axis=0)
-    cost = sum(float(costs.spent(k, np.array((stops >= k).mean()))) for k in range(len(right)))
+    cost = sum(float(costs.spent(k, np.array((stops >= j).mean()))) for j, k in enumerate(among))
     return cost, float(right[stops, np.arange(right.shape[1])].mean())
 
 

@@ -108,16 +108,17 @@ def infer(
     top: int,
     as_json: bool,
 ) -> None:
-    """Answer FILES: pictures, or .npy arrays for a cascade that takes numbers.
+    """Answer FILES: pictures, text files with a text a line, or .npy arrays, as the cascade takes.
 
     A folder stands for the files in it. Each row is sent by itself, so its milliseconds are its
-    own. A file that is refused is reported and the others are answered; exit status 1 then.
+    own. A row that is refused is reported and the others are answered; exit status 1 then.
 
     \b
     Examples:
       cascade-client infer cat.jpg
       cascade-client infer photos/ --point accurate --top 1
       cascade-client infer cat.jpg --min-tier 2 --json
+      cascade-client --cascade intents infer questions.txt
     """
     if not files:
         wrong_usage("give FILES to answer")
@@ -143,7 +144,7 @@ def infer(
 def _infer_files(
     client: CascadeClient, paths: tuple[Path, ...], choice: dict[str, Any], progress: Any
 ) -> tuple[list[tuple[str, Answer]], int]:
-    from .rows import files_in, read_file
+    from .rows import files_in, read_file, row_names
 
     port = client.spec().inputs[0]
     files = files_in(paths, port)
@@ -153,14 +154,18 @@ def _infer_files(
         progress(i, len(files), path.name)
         try:
             rows = read_file(path, port)
-            answers = client.infer(rows, **choice, rows_per_request=1)
         except RequestError as exc:
             failed += 1
-            named = exc.message.startswith(str(path))
-            _report(exc, exc.message if named else f"{path}: {exc.message}")
+            _report(exc, exc.message)
             continue
-        names = [str(path)] if len(rows) == 1 else [f"{path}[{k}]" for k in range(len(rows))]
-        answered += zip(names, answers, strict=True)
+        for name, row in zip(row_names(path, rows, port), rows, strict=True):
+            try:
+                (answer,) = client.infer([row], **choice)
+            except RequestError as exc:
+                failed += 1
+                _report(exc, f"{name}: {exc.message}")
+            else:
+                answered.append((name, answer))
     return answered, failed
 
 

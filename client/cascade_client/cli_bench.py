@@ -133,9 +133,9 @@ def bench(
 ) -> None:
     """Measure throughput, latency, exit shares and agreement under load.
 
-    The rows of FILES (pictures or .npy arrays; a folder stands for the files in it) are sent in
-    a seeded order. Every candidate gets its turn in several rounds. Agreement is the share of
-    rows answered as the largest expert answers them.
+    The rows of FILES (pictures, text files with a text a line, or .npy arrays; a folder stands for
+    the files in it) are sent in a seeded order. Every candidate gets its turn in several rounds.
+    Agreement is the share of rows answered as the largest expert answers them.
 
     \b
     Examples:

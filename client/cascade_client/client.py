@@ -67,8 +67,9 @@ class CascadeClient:
         """Answer rows, in their order.
 
         Args:
-            rows: Pictures (their bytes) or files where the cascade takes pictures; arrays of one
-                row each or ``.npy`` files where it takes numbers.
+            rows: Pictures (their bytes) or files where the cascade takes pictures; texts, or files
+                (``Path``) of one a line, where it takes texts; arrays of one row each or ``.npy``
+                files where it takes numbers.
             point: Operating point; None: the server's default.
             min_tier: Lowest tier that may answer.
             max_tier: Highest tier that may answer.

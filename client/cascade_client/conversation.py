@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import difflib
 import json
-import struct
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from cascade_router.errors import (
     CascadeError,
@@ -42,7 +38,7 @@ from .calls import (
     as_bytes,
     ask,
 )
-from .rows import Row, random_rows, rows_from, stack
+from .rows import Row, canary, rows_from, stack
 from .status import Part, ServedPolicy, Status, TierStatus
 
 __all__ = ["Pause", "Talk", "infer_parameters"]
@@ -233,7 +229,7 @@ class Talk:
         port = _only_input((yield from self.spec()))
         for tier in range(len(status.tiers)):
             only = infer_parameters(min_tier=tier, max_tier=tier)
-            call = Infer(self.cascade, {port.name: stack([_canary(port)])}, only, _OUTPUTS)
+            call = Infer(self.cascade, {port.name: stack([canary(port)])}, only, _OUTPUTS)
             yield from self._answers(call, 1, Names())
 
     def _answers(self, call: Infer, n_rows: int, names: Names) -> Flow[list[Answer]]:
@@ -341,23 +337,4 @@ def _tiers(served: ServedPolicy | None) -> tuple[TierStatus, ...]:
             cost_ms=tier.cost_per_row_ms(1) if tier.cost_ms else None,
         )
         for k, tier in enumerate(served.policy.tiers)
-    )
-
-
-def _canary(port: Port) -> Array:
-    return as_bytes([_grey_png(8)]) if port.datatype == "BYTES" else random_rows(port, 1)[0]
-
-
-def _grey_png(size: int) -> bytes:
-    """Draw a grey square as a PNG, so that no picture file need travel with the client."""
-    pixels = np.full((size, size + 1), 128, dtype=np.uint8)
-    pixels[:, 0] = 0  # each line starts with its filter: none
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0),
-        b"IDAT": zlib.compress(pixels.tobytes()),
-        b"IEND": b"",
-    }
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks.items()
     )

@@ -30,12 +30,14 @@ _NOTHING = "-"
 
 def answer_table(answers: Iterable[tuple[str, Answer]], top: int) -> Table:
     """Show answers by the name of their row, each with its ``top`` classes."""
+    from rich.markup import escape
+
     table = _table("row", "label", "!confidence", "tier", "!ms")
     for name, answer in answers:
         ranked = answer.top(top)
         table.add_row(
-            name,
-            "\n".join(one.name or str(one.label) for one in ranked),
+            escape(name),  # a text may hold what rich takes for markup
+            escape("\n".join(one.name or str(one.label) for one in ranked)),
             "\n".join(f"{one.probability:.3f}" for one in ranked),
             f"{answer.tier} {answer.tier_name}{', abstains' if answer.abstained else ''}",
             f"{answer.ms:.1f}",

@@ -1,11 +1,13 @@
 """Input rows from files and arrays, checked against what the model takes.
 
-A picture stays as it lies in the file: the server decodes it, so a row means the same to every
-client. Numbers are cast where nothing but precision is lost.
+A picture or a text stays as it lies in the file: the server decodes it, so a row means the same to
+every client. Numbers are cast where nothing but precision is lost.
 """
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -20,22 +22,38 @@ from .tensors import DTYPES
 __all__ = [
     "SUFFIXES",
     "Row",
+    "canary",
     "files_in",
+    "kind_of",
     "random_rows",
     "read_file",
     "read_rows",
+    "row_names",
     "rows_from",
     "stack",
 ]
 
 Row: TypeAlias = "bytes | bytearray | str | Path | Array"
-"""A picture's bytes, a file, or one row of numbers."""
+"""Bytes of a picture or a text, a file, or one row of numbers; text where texts are taken."""
 
 SUFFIXES = {
-    True: (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    False: (".npy",),
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    "text": (".txt",),
+    "tensor": (".npy",),
 }
-"""What a folder is searched for: pictures where the input is BYTES, arrays where it is not."""
+"""What a folder is searched for, by what the input takes."""
+
+_SHOWN = 40
+"""Letters of a text that name its row."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def kind_of(port: Port) -> str:
+    """Say what an input takes: ``image``, ``text`` or ``tensor``."""
+    if port.datatype != "BYTES":
+        return "tensor"
+    return "text" if port.name == "TEXT" else "image"
 
 
 def files_in(paths: Iterable[Path], port: Port) -> list[Path]:
@@ -44,7 +62,7 @@ def files_in(paths: Iterable[Path], port: Port) -> list[Path]:
     Raises:
         RequestError: If a path is missing, a folder holds no such file, or there is none at all.
     """
-    suffixes = SUFFIXES[port.datatype == "BYTES"]
+    suffixes = SUFFIXES[kind_of(port)]
     files: list[Path] = []
     for path in paths:
         if not path.is_dir():
@@ -59,13 +77,20 @@ def files_in(paths: Iterable[Path], port: Port) -> list[Path]:
 
 
 def read_file(path: Path, port: Port) -> list[Array]:
-    """Read the rows of one file: a picture is one, a ``.npy`` array one or several.
+    """Read the rows of one file.
+
+    A picture is one, a ``.npy`` array one or several; a text file has one a line, empty ones left
+    out.
 
     Raises:
         RequestError: If it is missing, empty or unreadable, or its array does not fit the input.
     """
-    if port.datatype == "BYTES":
-        return [as_bytes([_content(path)])]
+    kind = kind_of(port)
+    if kind == "image":
+        return [as_bytes([_content(path, "a picture")])]
+    if kind == "text":
+        lines = _content(path, "a text a line").removeprefix(_BOM).splitlines()
+        return [as_bytes([line]) for line in lines if line.strip()]
     if path.suffix.lower() != ".npy":
         message = f"{path}: input {port.name} takes numbers, expected a .npy array"
         raise RequestError(message, hint="write one with numpy.save")
@@ -91,7 +116,8 @@ def rows_from(given: Sequence[Row] | Array, port: Port) -> list[Array]:
     """Turn what a caller gave into rows of the input's dtype and shape.
 
     Args:
-        given: Pictures (bytes) or files, or arrays of one row each.
+        given: Pictures (bytes) or files; texts (``str`` or bytes) or files (``Path``); arrays of
+            one row each or files.
         port: The input they are for.
 
     Returns:
@@ -106,10 +132,12 @@ def rows_from(given: Sequence[Row] | Array, port: Port) -> list[Array]:
         raise ValueError(message)
     rows: list[Array] = []
     for i, row in enumerate(given):
-        if isinstance(row, str | Path):
+        if isinstance(row, str) and kind_of(port) == "text":
+            rows.append(as_bytes([row.encode("utf-8", "surrogatepass")]))
+        elif isinstance(row, str | Path):
             rows += read_file(Path(row), port)
         elif isinstance(row, bytes | bytearray):
-            rows.append(_picture(bytes(row), port, f"rows[{i}]"))
+            rows.append(_encoded(bytes(row), port, f"rows[{i}]"))
         else:
             rows.append(_cast(np.asarray(row), port, f"rows[{i}]"))
     return rows
@@ -128,7 +156,7 @@ def random_rows(port: Port, n: int, seed: int = 0) -> list[Array]:
     """
     if port.datatype == "BYTES":
         message = f"input {port.name} takes files, not numbers: none can be drawn"
-        raise RequestError(message, hint="give pictures")
+        raise RequestError(message, hint="give files")
     rng = np.random.default_rng(seed)
     dtype = DTYPES[port.datatype]
     shape = (n, *(max(length, 1) for length in port.shape))
@@ -136,6 +164,17 @@ def random_rows(port: Port, n: int, seed: int = 0) -> list[Array]:
         return list(rng.standard_normal(shape).astype(dtype))
     high = 2 if dtype.kind == "b" else 128
     return list(rng.integers(0, high, shape).astype(dtype))
+
+
+def canary(port: Port) -> Array:
+    """Make a row that every cascade with such an input answers."""
+    match kind_of(port):
+        case "image":
+            return as_bytes([_grey_png(8)])
+        case "text":
+            return as_bytes([b"a"])  # few letters: rows may be short
+        case _:
+            return random_rows(port, 1)[0]
 
 
 def stack(rows: Sequence[Array]) -> Array:
@@ -151,13 +190,25 @@ def stack(rows: Sequence[Array]) -> Array:
     return np.stack(rows)
 
 
-def _content(path: Path) -> bytes:
+def row_names(path: Path, rows: Sequence[Array], port: Port) -> list[str]:
+    """Name the rows of a file: by the file, by their place in it, or by how a text begins."""
+    if kind_of(port) == "text":
+        return [_beginning(row.item()) for row in rows]
+    return [str(path)] if len(rows) == 1 else [f"{path}[{k}]" for k in range(len(rows))]
+
+
+def _beginning(text: bytes) -> str:
+    shown = text.decode("utf-8", "replace").strip()
+    return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
+
+
+def _content(path: Path, expected: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as exc:
         raise _unreadable(path, exc) from exc
     if not content:
-        message = f"{path}: the file is empty, expected a picture"
+        message = f"{path}: the file is empty, expected {expected}"
         raise RequestError(message)
     return content
 
@@ -167,12 +218,13 @@ def _unreadable(path: Path, exc: Exception) -> RequestError:
     return RequestError(f"{path}: cannot be read: {reason}", hint="is the path right?")
 
 
-def _picture(content: bytes, port: Port, where: str) -> Array:
+def _encoded(content: bytes, port: Port, where: str) -> Array:
     if port.datatype != "BYTES":
         message = f"{where}: got {len(content)} bytes, expected {_expected(port)}"
         raise RequestError(message)
     if not content:
-        message = f"{where}: got no bytes, expected an encoded picture"
+        wanted = "a text" if kind_of(port) == "text" else "an encoded picture"
+        message = f"{where}: got no bytes, expected {wanted}"
         raise RequestError(message)
     return as_bytes([content])
 
@@ -187,8 +239,9 @@ def _cast(array: Array, port: Port, where: str) -> Array:
     if port.datatype == "BYTES":
         if array.dtype == object and array.shape == port.shape:
             return array  # a row that was read before
-        message = f"{where}: got an array {array.dtype} {array.shape}, expected an encoded picture"
-        raise RequestError(message, hint="give the bytes of the file, or its path")
+        wanted = "a text" if kind_of(port) == "text" else "an encoded picture"
+        message = f"{where}: got an array {array.dtype} {array.shape}, expected {wanted}"
+        raise RequestError(message, hint="give its bytes, or the path of a file")
     fits = len(array.shape) == len(port.shape) and all(
         want in (-1, got) for want, got in zip(port.shape, array.shape, strict=True)
     )
@@ -202,3 +255,18 @@ def _cast(array: Array, port: Port, where: str) -> Array:
 def _expected(port: Port) -> str:
     shape = [n if n >= 0 else "any" for n in port.shape]
     return f"{DTYPES[port.datatype]} {shape} for input {port.name}".replace("'", "")
+
+
+def _grey_png(size: int) -> bytes:
+    """Draw a grey square as a PNG, so that no picture file need travel with the client."""
+    pixels = np.full((size, size + 1), 128, dtype=np.uint8)
+    pixels[:, 0] = 0  # each line starts with its filter: none
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(pixels.tobytes()),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )

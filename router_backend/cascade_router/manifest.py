@@ -39,6 +39,9 @@ def check_policy(policy: Policy, manifest: dict[str, Any]) -> None:
     Raises:
         PolicyError: Names the first tier that differs.
     """
+    if manifest.get("unfinished"):
+        message = "manifest.json: a build of this repository was interrupted"
+        raise PolicyError(message, hint="run `cascade-builder build` again: it completes it")
     hint = "run `cascade-builder record` and `cascade-builder calibrate` after rebuilding an expert"
     if policy.cascade != manifest.get("cascade"):
         message = (

@@ -148,8 +148,8 @@ class ServedPolicy:
         policy = Policy.read(self._folder / "policy.json")
         check_policy(policy, read_manifest(self._folder))
         if before is not None and _tiers(policy) != _tiers(before):
-            message = f"policy.json: has tiers {_tiers(policy)}, the router runs {_tiers(before)}"
-            raise PolicyError(message, hint="load the router anew")
+            message = f"policy.json: has tiers {_shown(policy)}, the router runs {_shown(before)}"
+            raise PolicyError(message, hint="load experts and router anew")
         switch = Switch.read(self._folder)
         if switch.default in policy.point_names:
             policy = dataclasses.replace(policy, default=switch.default)
@@ -175,5 +175,10 @@ class ServedPolicy:
                 _log.exception("the policy files could not be looked at")
 
 
-def _tiers(policy: Policy) -> list[str]:
-    return [tier.name for tier in policy.tiers]
+def _tiers(policy: Policy) -> list[tuple[str, str]]:
+    """Say what a policy was made for: an expert that was built anew runs only once it is loaded."""
+    return [(tier.name, tier.digest) for tier in policy.tiers]
+
+
+def _shown(policy: Policy) -> str:
+    return ", ".join(f"{tier.name} {tier.digest[:19]}" for tier in policy.tiers)

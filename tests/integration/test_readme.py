@@ -13,6 +13,7 @@ import pytest
 from benchmarks.readme import with_table
 from PIL import Image
 
+from cascade_builder import sources
 from cascade_builder.demo import photos
 from cascade_builder.spec import Spec
 from cascade_router import Policy
@@ -114,13 +115,29 @@ def test_the_python_example_runs(server, folder, capsys, monkeypatch):
 
 def test_the_spec_example_is_a_spec(tmp_path):
     """The cascade.toml of the README is read without complaint."""
-    (toml,) = blocks("toml")
+    toml, _ = blocks("toml")
     (tmp_path / "photos").mkdir()
 
     spec = Spec.parse(toml, tmp_path)
 
     assert [expert.name for expert in spec.experts] == ["small", "large"]
     assert spec.default == "balanced"
+
+
+def test_every_source_of_an_expert_is_shown(tmp_path):
+    """The README's expert tables are read where the files that they name are there."""
+    spec, experts = blocks("toml")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "mobilenet_v2").mkdir()
+    files = ["small.safetensors", "small.onnx", "mobilenet.safetensors", "large.plan"]
+    for name in [*files, "mobilenet_v2/config.json"]:
+        (tmp_path / name).touch()
+    head, _, rest = spec.partition("[[expert]]")
+    points = rest[rest.index("[[point]]") :]
+
+    read = Spec.parse(head + experts + points, tmp_path)
+
+    assert [expert.source.kind for expert in read.experts] == sources.KINDS
 
 
 def test_the_table_is_made_from_the_results():

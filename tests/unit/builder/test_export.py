@@ -12,6 +12,7 @@ from torch import nn
 from cascade_builder import export, parity
 from cascade_builder.factories import Factory
 from cascade_builder.runtime import OnnxExpert
+from cascade_builder.sources import FactorySource
 from cascade_builder.spec import Expert, Input
 from cascade_router.errors import BuildError
 
@@ -153,6 +154,6 @@ def test_a_factory_that_fails_is_named(body: str, says: str, tmp_path: Path) -> 
     (tmp_path / "bad_experts.py").write_text(f"import torch\n\ndef make():\n    {body}\n")
     factory = Factory("bad_experts", "make", tmp_path)
     with pytest.raises(BuildError, match=says) as caught:
-        export.make(Expert(name="small", factory=factory))
+        export.make(Expert(name="small", source=FactorySource(factory=factory)), FORM)
     assert caught.value.message.startswith("expert 'small'")
     assert caught.value.hint is not None

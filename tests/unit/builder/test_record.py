@@ -55,7 +55,8 @@ def lay_out(spec: Spec, root: Path, models: dict[str, bytes]) -> None:
         path = root / spec.model(expert.name) / "1" / "model.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(models[expert.name])
-        built.append(Built(expert=expert, path=path, digest=file_digest(path), parity={}))
+        digest = file_digest(path)
+        built.append(Built(expert=expert, files={"model.onnx": path}, digest=digest))
     router = root / spec.model("router") / "1"
     router.mkdir(parents=True, exist_ok=True)
     values = manifest(spec, "embedded", built, models=model_names(spec), core_digest="")
@@ -386,7 +387,8 @@ def _rename(toy: Toy) -> None:
 
 def _rearrange(toy: Toy) -> None:
     small, large = toy.spec.experts
-    toy.spec = replace(toy.spec, experts=(replace(small, arguments={"width": 5}), large))
+    source = replace(small.source, arguments={"width": 5})
+    toy.spec = replace(toy.spec, experts=(replace(small, source=source), large))
 
 
 def _more_classes(toy: Toy) -> None:

@@ -102,3 +102,62 @@ def test_packaged_specs_are_right(name: str) -> None:
     """Each has three tiers and three points."""
     spec = Spec.find(name)
     assert (spec.name, len(spec.experts), len(spec.points)) == (name, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "gives", "said"),
+    [
+        ('factory = "m:f"', "factory", "module", {"factory": "m:f", "arguments": {}}),
+        ('onnx = "file"\noutput = "y"', "onnx", "onnx", {"onnx": "file", "output": "y"}),
+        (
+            'timm = "net"\nsize = 64\nweights = "file"',
+            "timm",
+            "module",
+            {"timm": "net", "arguments": {}, "weights": "file", "size": 64},
+        ),
+        ('huggingface = "a/b"', "huggingface", "module", {"huggingface": "a/b"}),
+        ('engine = "file"', "engine", "engine", {"engine": "file"}),
+        ('served = "net"\nserver = "far:1"', "served", "served", {"served": "net"}),
+    ],
+)
+def test_each_source_is_read(
+    source: str, kind: str, gives: str, said: dict[str, object], spec_text: str, tmp_path: Path
+) -> None:
+    """With what identifies it: names of files without their folder, no server."""
+    (tmp_path / "file").touch()
+    old = 'factory = "toy_experts:net"\narguments = { width = 4 }'
+    assert old in spec_text
+    found = read(spec_text.replace(old, source), tmp_path).experts[0].source
+    assert (found.kind, found.gives, found.said()) == (kind, gives, said)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("", "got none, expected exactly one of factory, onnx, timm"),
+        ('factory = "m:f"\nonnx = "file"', "got 'factory' and 'onnx', expected exactly one"),
+        ('onnx = "none"', "expert[0].onnx: there is no file or folder"),
+        ('onnx = "."', "is a folder, expected a file"),
+        ('engine = "."', "is a folder, expected a file"),
+        ('onnx = "file"\nweights = "file"', "expert[0].weights is not a key"),
+        ('onnx = "file"\narguments = { a = 1 }', "expert[0].arguments is not a key"),
+        ('onnx = "file"\nsha256 = "12"', "expected 64 hexadecimal digits"),
+        ('onnx = "file"\npixels = { size = 4 }', "pixels.size: got 4"),
+        ('onnx = "file"\npixels = { size = 8, mean = [1] }', "expected three means"),
+        ('onnx = "file"\npixels = { size = 8, deviation = [1, 0, 1] }', "above 0"),
+        ('onnx = "file"\npixels = { size = 8, mode = "cubic" }', "pixels.mode: got 'cubic'"),
+        ('timm = "n"\narguments = { pretrained = true }', "arguments.pretrained: is not for"),
+        ('huggingface = "n"\nweights = "."', "holds no config.json"),
+        ('served = "n"\nsha256 = "12"', "expert[0].sha256 is not a key"),
+        ('factory = "m:f"\nprecision = "fp3"', "expert[0].precision: got 'fp3'"),
+    ],
+)
+def test_a_source_that_cannot_be_is_refused(
+    source: str, says: str, spec_text: str, tmp_path: Path
+) -> None:
+    """With the table and the key."""
+    (tmp_path / "file").touch()
+    old = 'factory = "toy_experts:net"\narguments = { width = 4 }'
+    with pytest.raises(SpecError) as caught:
+        read(spec_text.replace(old, source), tmp_path)
+    assert says in caught.value.message

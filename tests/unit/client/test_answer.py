@@ -1,9 +1,13 @@
 """Answers."""
 
+from io import StringIO
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from cascade_client.answer import Names, answers_from_arrays
+from cascade_client.report import answer_table
 
 
 def arrays(n=2):
@@ -68,3 +72,15 @@ def test_a_reply_with_other_rows_is_refused(name):
     """Rows are never guessed into place."""
     with pytest.raises(ValueError, match=r"rows|reshape"):
         answers_from_arrays({**arrays(), name: arrays(1)[name]}, 2, ms=0.0, names=NAMES)
+
+
+def test_a_row_named_by_its_text_is_shown_letter_by_letter():
+    """What looks like a table's markup is only text, in rows and in names of classes."""
+    names = Names(labels=("cat", "dog", "[red]cow[/red]"))
+    (answer,) = answers_from_arrays(arrays(1), 1, ms=1.0, names=names)
+    out = StringIO()
+
+    Console(file=out, width=100).print(answer_table([("[bold]play[/bold] [/]", answer)], 1))
+
+    assert "[bold]play[/bold] [/]" in out.getvalue()
+    assert "[red]cow[/red]" in out.getvalue()

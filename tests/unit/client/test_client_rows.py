@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from cascade_client.calls import Port
-from cascade_client.rows import files_in, random_rows, read_file, rows_from, stack
+from cascade_client.rows import files_in, random_rows, read_file, row_names, rows_from, stack
 from cascade_router.errors import RequestError
 
 PICTURE = Port("IMAGE", "BYTES", (1,))
+TEXT = Port("TEXT", "BYTES", (1,))
 FRAME = Port("FRAME", "FP32", (3,))
 PIXELS = Port("PIXELS", "UINT8", (2, 2, 3))
 ANY = Port("X", "FP32", (-1,))
@@ -124,3 +125,48 @@ def test_an_empty_folder_is_named(tmp_path):
     """And the suffixes looked for are said."""
     with pytest.raises(RequestError, match=r"no file here for input IMAGE, expected \.jpg"):
         files_in([tmp_path], PICTURE)
+
+
+def test_a_text_file_has_a_row_a_line(tmp_path):
+    """As it lies there, whatever its line ends and its mark; empty lines are no rows."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfplay jazz\r\n\n  \ncaf\xc3\xa9 \n\xff")
+
+    rows = read_file(path, TEXT)
+
+    assert [row.item() for row in rows] == [b"play jazz", b"caf\xc3\xa9 ", b"\xff"]
+    assert row_names(path, rows, TEXT) == ["play jazz", "café", "\ufffd"]
+
+
+def test_a_long_text_names_its_row_by_its_beginning(tmp_path):
+    """Tables stay narrow; other rows are named by their file and place."""
+    (row,) = rows_from(["word " * 30], TEXT)
+
+    (name,) = row_names(tmp_path, [row], TEXT)
+
+    assert len(name) == 40
+    assert name.startswith("word word")
+    frames = [np.zeros(3), np.zeros(3)]
+    assert row_names(tmp_path / "x.npy", frames[:1], FRAME) == [str(tmp_path / "x.npy")]
+    assert row_names(tmp_path / "x.npy", frames, FRAME)[1] == f"{tmp_path / 'x.npy'}[1]"
+
+
+def test_for_a_text_cascade_a_string_is_a_text_and_a_path_a_file(tmp_path):
+    """So nobody's question is looked up on the disk."""
+    (tmp_path / "q.txt").write_text("one\ntwo\n")
+
+    rows = rows_from(["q.txt", b"bytes", tmp_path / "q.txt"], TEXT)
+
+    assert [row.item() for row in rows] == [b"q.txt", b"bytes", b"one", b"two"]
+    with pytest.raises(RequestError, match=r"rows\[0\]: got no bytes, expected a text"):
+        rows_from([b""], TEXT)
+    with pytest.raises(RequestError, match=r"rows\[0\]: got an array .* expected a text"):
+        rows_from([np.zeros(3)], TEXT)
+
+
+def test_folders_hold_text_files_for_a_text_cascade(tmp_path):
+    """Pictures beside them are passed over."""
+    for name in ("b.TXT", "a.txt", "c.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+
+    assert [p.name for p in files_in([tmp_path], TEXT)] == ["a.txt", "b.TXT"]

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from fake_triton import Request, Server
 from PIL import Image
+from tokeniser import CLS, SEP, tokenizer_json
 
 from cascade_router import Gate, OperatingPoint, Policy, Tier, triton_io
 from cascade_router.control import TritonPythonModel as Control
 from cascade_router.images_model import TritonPythonModel as Images
+from cascade_router.text_model import TritonPythonModel as Texts
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +57,26 @@ def test_a_broken_picture_fails_its_own_request_only(tmp_path):
     assert good.output("PIXELS")[0, 0, 0].tolist() == [255, 0, 0]
     assert "not a picture" in bad.error().message()
     assert second_row.error().message().startswith("row 1: input IMAGE: is empty")
+    assert {r.error().code() for r in (bad, second_row)} == {"INVALID_ARG"}
+
+
+def test_a_bad_text_fails_its_own_request_only(tmp_path):
+    """Batch mates of a bad text are tokenised; its error says which row of the request."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "tokenizer.json").write_text(tokenizer_json())
+    model = started(Texts(), tmp_path, length="5", pad="0", truncate="false")
+
+    def texts(*data):
+        return Request({"TEXT": np.array([[d] for d in data], dtype=np.object_)})
+
+    good, bad, second_row = model.execute(
+        [texts(b"play jazz", b"jazz"), texts(b"\xff"), texts(b"jazz", b"play some jazz a")]
+    )
+
+    assert good.output("TOKENS").tolist() == [[CLS, 4, 6, SEP, 0], [CLS, 6, SEP, 0, 0]]
+    assert good.output("TOKENS").dtype == np.int64
+    assert bad.error().message().startswith("input TEXT: is not UTF-8")
+    assert second_row.error().message().startswith("row 1: input TEXT: has 6 tokens, at most 5")
     assert {r.error().code() for r in (bad, second_row)} == {"INVALID_ARG"}
 
 

@@ -71,7 +71,7 @@ def test_a_replaced_policy_is_taken(served, folder):
                     "tiers": json.loads(POLICY.to_json())["tiers"][::-1],
                 }
             ),
-            "has tiers ['b', 'a'], the router runs ['a', 'b']",
+            "has tiers b d-b, a d-a, the router runs a d-a, b d-b",
         ),
     ],
 )
@@ -87,6 +87,29 @@ def test_what_cannot_be_used_is_refused_and_the_last_good_one_stays(served, fold
     replace_file(folder / "policy.json", POLICY.to_json())
     served.refresh()
     assert served.refused is None
+
+
+def test_a_repository_that_was_built_anew_waits_until_its_experts_are_loaded(served, folder):
+    """The running experts are the old ones: a policy for the new ones does not hold for them."""
+    for name in ("policy.json", "manifest.json"):
+        replace_file(folder / name, (folder / name).read_text().replace("d-b", "d-built-anew"))
+    served.refresh()
+
+    assert served.policy == POLICY
+    assert "has tiers a d-a, b d-built-anew, the router runs a d-a, b d-b" in served.refused
+    assert ServedPolicy(folder).policy.tiers[1].digest == "d-built-anew"
+
+
+def test_nothing_starts_beside_a_build_that_was_interrupted(served, folder):
+    """The builder says so in the manifest while folders of two builds are mixed."""
+    values = {"cascade": "c", "unfinished": True, "experts": []}
+    replace_file(folder / "manifest.json", json.dumps(values))
+    served.refresh()
+
+    assert served.policy == POLICY
+    with pytest.raises(PolicyError, match="interrupted") as caught:
+        ServedPolicy(folder)
+    assert "completes" in caught.value.hint
 
 
 def test_a_policy_that_vanishes_or_cannot_be_read_is_refused(served, folder):
