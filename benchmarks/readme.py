@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ _CONTEST = {
 
 def newest(name: str) -> tuple[Path, dict[str, Any]]:
     """Read the newest result file of a benchmark."""
-    path = sorted(RESULTS.glob(f"*-{name}*.json"), key=_age)[-1]
+    stem = re.compile(rf"\d{{4}}-\d\d-\d\d-{re.escape(name)}(-\d+)?")
+    path = max((p for p in RESULTS.glob("*.json") if stem.fullmatch(p.stem)), key=_age)
     return path, json.loads(path.read_text())
 
 

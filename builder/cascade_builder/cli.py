@@ -11,8 +11,10 @@ import click
 from cascade_router.errors import CascadeError
 
 from .cli_calibrate import calibrate
+from .cli_check import check
 from .cli_plan import plan
 from .cli_record import record
+from .cli_verify import verify
 from .spec import TARGETS, Spec
 from .status_line import progress_lines
 
@@ -42,6 +44,8 @@ def main() -> None:
 main.add_command(record)
 main.add_command(calibrate)
 main.add_command(plan)
+main.add_command(check)
+main.add_command(verify)
 
 
 @main.command()

@@ -104,7 +104,8 @@ class LaidOut:
         """Make the repository so, all of it or nothing.
 
         Raises:
-            BuildError: If the file system refuses; the repository is untouched.
+            BuildError: If the file system refuses, or a model breaks a rule of ``checks``; the
+                repository is untouched.
         """
         router = self.spec.model("router")
         guard = None
@@ -113,7 +114,17 @@ class LaidOut:
         change = repository.Change(
             owner=self.spec.name, write=self.write, remove=self.remove, guard=guard
         )
-        repository.apply(self.root, change)
+        repository.apply(self.root, change, self._look)
+
+    def _look(self, staging: Path) -> None:
+        """Refuse what Triton would not load; that the builder wrote such a thing is its fault."""
+        from .checks import check_staged
+
+        for one in check_staged(self.root, staging, self.remove):
+            if one.level == "error":
+                message = f"model {one.model}: would break the rule {one.rule!r}: {one.what}"
+                hint = f"{one.fix}; or report it: the builder should not write this"
+                raise BuildError(message, hint=hint)
 
 
 def _policy(spec: Spec, built: Sequence[Built], root: Path) -> first_policy.Choice:

@@ -26,7 +26,7 @@ from .targets.job import Runner
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["make"]
+__all__ = ["as_it_came", "make"]
 
 Tell = Callable[[str], None]
 
@@ -101,10 +101,13 @@ class _Making:
             shutil.copyfile(source.path, folder / name)
             try:
                 run = targets.runner({name: folder / name}, expert, self._target)
+                problem = None if run else targets.unreadable(folder / name, self._target)
             except BuildError as exc:
-                message = f"{self.where}: {source.path.name} cannot be run: {_line(exc.message)}"
+                run, problem = None, exc.message
+            if problem is not None:
+                message = f"{self.where}: {source.path.name} cannot be run: {_line(problem)}"
                 hint = f"give an engine made for target {self._target} on this machine"
-                raise BuildError(message, hint=hint) from exc
+                raise BuildError(message, hint=hint)
             figures = self._answers(run, targets.why_not(self._target))
             record(folder, [name], figures)
 
@@ -162,7 +165,7 @@ class _Making:
         figures = self._answers(run, None)
         if source.pixels is None:  # else the file takes no canonical rows
             figures["difference_to_file"] = check_same(
-                run, _as_it_came(source), self._rows, where=self.where
+                run, as_it_came(source), self._rows, where=self.where
             )
         return figures
 
@@ -187,8 +190,12 @@ class _Making:
         )
 
 
-def _as_it_came(source: OnnxSource) -> Runner:
-    """Open a foreign ONNX file under its own names."""
+def as_it_came(source: OnnxSource) -> Runner:
+    """Open a foreign ONNX file under its own names: canonical rows to logits.
+
+    Raises:
+        BuildError: If ONNX Runtime cannot load it.
+    """
     from cascade_router.onnx_expert import session
 
     try:

@@ -46,7 +46,7 @@ def prune(folder: Path, tasks: Sequence[Task]) -> list[str]:
     for kind in _KINDS:
         for one in _entries(folder / kind):
             name = f"{kind}/{one.name}"
-            if name not in used:
+            if one.is_dir() and name not in used:  # files there are timings of kernels
                 shutil.rmtree(one, ignore_errors=True)
                 removed.append(name)
     return removed

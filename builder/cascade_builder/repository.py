@@ -13,7 +13,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,14 @@ class Change:
     guard: tuple[str, bytes] | None = None
 
 
-def apply(root: Path, change: Change) -> None:
+def apply(root: Path, change: Change, look: Callable[[Path], None] = lambda _: None) -> None:
     """Change a repository, all of it or nothing.
 
     Args:
         root: The model repository; made if missing.
         change: What is to become of it.
+        look: Is given the folder that holds the new models, before any of them takes its place;
+            what it raises leaves the repository as it was.
 
     Raises:
         BuildError: If the file system refuses; the repository is then as it was.
@@ -67,6 +69,7 @@ def apply(root: Path, change: Change) -> None:
         for model in change.write:
             stage(staging / model.name, model)
             carry_over(root / model.name, staging / model.name)
+        look(staging)
         renaming = _Renaming(
             root=root,
             staging=staging,

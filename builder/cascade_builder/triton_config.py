@@ -53,7 +53,7 @@ def expert_config(
     _tensor(config.input.add(), spec.input.name, spec.input.dtype, spec.input.shape)
     _tensor(config.output.add(), OUTPUT, "FP32", (spec.classes,))
     _queued(config, expert)
-    group = config.instance_group.add(count=expert.instances, gpus=expert.serving.gpus)
+    group = config.instance_group.add(count=expert.instances)
     threads = str(expert.threads)
     match target:
         case "onnxruntime":
@@ -79,6 +79,8 @@ def expert_config(
             group.kind = group.KIND_CPU
             niceness = 0 if expert is spec.experts[0] else UPPER_NICENESS
             _parameters(config, {"intra_op_threads": threads, "niceness": str(niceness)})
+    if group.kind != group.KIND_CPU:  # else Triton refuses them
+        group.gpus.extend(expert.serving.gpus)
     _warmed_up(config, spec, expert)
     return config
 

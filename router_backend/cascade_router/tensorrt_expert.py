@@ -14,15 +14,16 @@ from typing import Any
 from .errors import PolicyError, TierError
 from .triton_io import Array, config_of, respond_stacked
 
-__all__ = ["TritonPythonModel", "opened", "profile_for", "runner"]
+__all__ = ["TritonPythonModel", "device", "opened", "profile_for", "runner"]
 
 
-def opened(path: Path, library: str) -> Any:
+def opened(path: Path, library: str, profile: int = 0) -> Any:
     """Make Polygraphy's runner of an engine; it owns GPU memory from ``activate`` on.
 
     Args:
         path: The engine.
         library: ``tensorrt`` or ``tensorrt_rtx``.
+        profile: Number of the optimisation profile it starts with.
 
     Raises:
         PolicyError: If Polygraphy or the library is missing.
@@ -36,7 +37,7 @@ def opened(path: Path, library: str) -> Any:
     except ImportError as exc:
         message = f"{path.name}: cannot be opened: {exc}"
         raise PolicyError(message, hint="pip install 'triton-cascade[rtx]' there") from exc
-    return TrtRunner(EngineFromBytes(BytesFromPath(str(path))))
+    return TrtRunner(EngineFromBytes(BytesFromPath(str(path))), optimization_profile=profile)
 
 
 def profile_for(n_rows: int, profiles: list[tuple[int, int, int]]) -> int:
@@ -58,6 +59,20 @@ def profile_for(n_rows: int, profiles: list[tuple[int, int, int]]) -> int:
         message = f"TensorRT: no profile of the engine takes {n_rows} rows"
         raise TierError(message)
     return min(fitting, key=lambda i: abs(profiles[i][1] - n_rows))
+
+
+def device(number: str, visible: str | None) -> str:
+    """Name the GPU of an instance as ``CUDA_VISIBLE_DEVICES`` wants it.
+
+    Args:
+        number: Triton's, which counts the GPUs that the server sees.
+        visible: What ``CUDA_VISIBLE_DEVICES`` says to the server; None: nothing.
+
+    Example:
+        >>> device("1", None), device("1", "4,7")
+        ('1', '7')
+    """
+    return visible.split(",")[int(number)].strip() if visible else number
 
 
 def runner(path: Path, library: str = "tensorrt_rtx") -> Callable[[Array], Array]:
@@ -120,7 +135,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Open the engine on the GPU of this instance."""
         # Each instance is a process of its own, and CUDA looks at this when it is first used.
-        os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = device(args["model_instance_device_id"], visible)
         config = config_of(args)
         self._run = runner(Path(args["model_repository"]) / args["model_version"] / "model.plan")
         self._input = config["input"][0]["name"]

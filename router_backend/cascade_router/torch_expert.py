@@ -7,6 +7,7 @@ server's Python, and nothing else.
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from .errors import PolicyError, TierError
 from .triton_io import Array, config_of, parameter, respond_stacked
 
 __all__ = ["TritonPythonModel", "runner"]
+
+_RAW = ("weight_", "tensor_")
+"""How the names of files begin that hold bytes of tensors."""
 
 
 def runner(
@@ -71,15 +75,36 @@ def _check_package(path: Path) -> None:
     """Refuse a package that holds pickled objects: loading them runs code.
 
     Weights of ours are raw bytes; torch pickles those of tensor subclasses, and custom objects.
+    What it saves beside them (``*.pt``) it would unpickle freely where a careful load fails.
     """
     with zipfile.ZipFile(path) as package:
-        for name in package.namelist():
-            if not name.endswith("_config.json"):
-                continue
-            for entry in json.loads(package.read(name)).get("config", {}).values():
-                if entry.get("use_pickle"):
-                    message = f"{path.name}: holds pickled objects in {name}"
-                    raise PolicyError(message, hint="export it from plain tensors")
+        names = package.namelist()
+        bad = ["version"] if "version" in names else []  # a format of torch 2.7, all pickles
+        bad += [name for name in names if names.count(name) > 1]
+        for name in names:
+            if name.endswith("_config.json"):
+                bad += [name] if _names_pickles(json.loads(package.read(name))) else []
+            elif name.endswith(".pt"):
+                bad += [] if _is_plain(package.read(name)) else [name]
+    if bad:
+        message = f"{path.name}: holds pickled objects in {bad[0]}"
+        raise PolicyError(message, hint="export it from plain tensors")
+
+
+def _names_pickles(values: Any) -> bool:
+    entries = values.get("config", {}).values()
+    return any(one["use_pickle"] or not one["path_name"].startswith(_RAW) for one in entries)
+
+
+def _is_plain(data: bytes) -> bool:
+    """Say whether bytes that ``torch.save`` wrote hold tensors and plain values alone."""
+    import torch
+
+    try:
+        torch.load(io.BytesIO(data), weights_only=True)
+    except Exception:  # noqa: BLE001  # whatever it stumbles over, it is not plain
+        return False
+    return True
 
 
 def _loaded(path: Path, device: str) -> Callable[[Any], Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cascade_builder.build import build
+from cascade_builder.checks import check
 from cascade_builder.spec import Spec
 from cascade_builder.triton_config import parse
 
@@ -47,6 +48,13 @@ def test_committed_text_is_what_the_builder_writes(tracked, written):
 def test_weights_engines_and_machine_facts_are_not_committed(tracked):
     """What is built stays out of the repository's history."""
     assert not [n for n in tracked if n.suffix in {".onnx", ".plan", ".json", ".npz", ".pth"}]
+
+
+def test_no_rule_is_broken(written):
+    """What git keeps lacks what only a build writes; with it, nothing is left to say."""
+    missing = {one.rule for one in check([COMMITTED])[1]}
+    assert missing <= {"model-file"}
+    assert check([written]) == (sorted(path.name for path in written.iterdir()), [])
 
 
 def test_copied_cores_are_the_source(written):

@@ -1,5 +1,7 @@
 """The README's commands are run, so that they cannot rot."""
 
+import dataclasses
+import importlib
 import json
 import re
 import shlex
@@ -14,12 +16,15 @@ from benchmarks.readme import with_table
 from PIL import Image
 
 from cascade_builder import sources
+from cascade_builder.comparison import TOLERANCES
 from cascade_builder.demo import photos
 from cascade_builder.spec import Spec
+from cascade_builder.targets.options import PRECISIONS, Engine, Program, Serving
 from cascade_router import Policy
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+TARGETS = "cascade_builder.targets"
 
 
 def blocks(language):
@@ -79,15 +84,16 @@ def test_client_commands_do_what_they_say(line, server, imagenet, folder):
         imagenet.set_point("balanced")
 
 
-def test_the_builder_commands_build_record_and_calibrate(folder):
+def test_the_builder_commands_build_verify_record_and_calibrate(folder):
     """From a packaged spec to a repository with a certified policy, without a label."""
-    (folder / "build").mkdir()
-    for expert in (ROOT / "build" / "imagenet").glob("*-*"):
-        if expert.is_dir() and not expert.name.startswith("records"):
-            shutil.copytree(expert, folder / "build" / "imagenet" / expert.name)
-    build, record, calibrate = commands("cascade-builder")
+    built = folder / "build" / "imagenet"
+    for name in ("graphs", "experts"):
+        shutil.copytree(ROOT / "build" / "imagenet" / name, built / name)
+    build, record, calibrate, check, verify = commands("cascade-builder")
 
     assert "model_repository is ready" in run(build, folder)
+    assert "7 models, 0 errors, 0 warnings" in run(check, folder)
+    assert "model_repository: 10 same" in run(verify, folder)
     assert "160" in run(record, folder)
     assert "Promises hold together" in run(calibrate, folder)
     policy = folder / "model_repository" / "imagenet_router" / "1" / "policy.json"
@@ -115,7 +121,7 @@ def test_the_python_example_runs(server, folder, capsys, monkeypatch):
 
 def test_the_spec_example_is_a_spec(tmp_path):
     """The cascade.toml of the README is read without complaint."""
-    toml, _ = blocks("toml")
+    toml, *_ = blocks("toml")
     (tmp_path / "photos").mkdir()
 
     spec = Spec.parse(toml, tmp_path)
@@ -126,7 +132,7 @@ def test_the_spec_example_is_a_spec(tmp_path):
 
 def test_every_source_of_an_expert_is_shown(tmp_path):
     """The README's expert tables are read where the files that they name are there."""
-    spec, experts = blocks("toml")
+    spec, experts, _ = blocks("toml")
     (tmp_path / "photos").mkdir()
     (tmp_path / "mobilenet_v2").mkdir()
     files = ["small.safetensors", "small.onnx", "mobilenet.safetensors", "large.plan"]
@@ -138,6 +144,37 @@ def test_every_source_of_an_expert_is_shown(tmp_path):
     read = Spec.parse(head + experts + points, tmp_path)
 
     assert [expert.source.kind for expert in read.experts] == sources.KINDS
+
+
+def test_every_option_of_a_target_is_shown(tmp_path):
+    """The README's options are read as part of the demo's spec, and are all that there are."""
+    *_, options = blocks("toml")
+    demo = (ROOT / "builder" / "cascade_builder" / "demo" / "imagenet.toml").read_text()
+
+    read = Spec.parse(demo + options, tmp_path)
+
+    assert [expert.precision for expert in read.experts] == ["fp32", "fp32", "fp32", "int8"]
+    for kind in (Engine, Program, Serving):
+        for field in dataclasses.fields(kind):
+            assert re.search(rf"^{field.name} = ", options, re.MULTILINE), field.name
+
+
+def test_the_precisions_shown_are_those_that_targets_take():
+    """The README's table of precisions and tolerances, row by row."""
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\| ([^|]*) \|$", README, re.MULTILINE)
+    shown = {name: (cells, limits) for name, cells, limits in rows if name in PRECISIONS}
+    assert list(shown) == PRECISIONS
+    for name, (cells, limits) in shown.items():
+        marked = [cell.strip() == "yes" for cell in cells.split("|")]
+        columns = [["embedded"], ["onnxruntime"], ["tensorrt", "tensorrt-rtx"], ["torch"]]
+        for mark, targets in zip(marked, columns, strict=True):
+            modules = [importlib.import_module(f"{TARGETS}.{t.replace('-', '_')}") for t in targets]
+            assert {module.refuses(name) is None for module in modules} == {mark}, (name, targets)
+        error, drift, labels = limits.split(", ")
+        tolerance = TOLERANCES[name]
+        assert (float(error), float(drift)) == (tolerance.error, tolerance.score_drift)
+        allowed = round(100 * (1 - tolerance.label_agreement))
+        assert labels == (f"{allowed} %" if allowed else "ties only")
 
 
 def test_the_table_is_made_from_the_results():

@@ -9,6 +9,7 @@ from cascade_builder.build import build
 from cascade_builder.record import Source, record
 from cascade_builder.records import Records
 from cascade_builder.spec import Spec
+from cascade_builder.verification import verify
 from cascade_client import CascadeClient
 from cascade_router.errors import BuildError
 from cascade_router.serve import Server, free_ports
@@ -117,6 +118,25 @@ def test_it_is_recorded_through_the_server(made):
     records = Records.load(folder / "records.npz")
     np.testing.assert_allclose(records.tiers[1].logits, ROWS @ LARGE, rtol=1e-5)
     assert records.tiers[1].digest == before.experts[1].digest
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_it_is_verified_through_the_cascade(made, own):
+    """Called as the cascade's expert it answers as under its own name, on a server of ours too."""
+    folder, _, _, _ = made
+    url = None if own else Spec.read(folder / "cascade.toml").experts[1].source.server
+    report = verify(
+        Spec.read(folder / "cascade.toml"),
+        folder / "repository",
+        artifacts_folder=folder / "build",
+        url=url,
+    )
+    steps = [(step.before, step.after, step.outcome) for step in report.experts[1].steps]
+    assert steps == [
+        ("model fleet, row by row", "in batches", "same"),
+        ("model fleet", "model top_large", "same"),
+    ]
+    assert report.verified
 
 
 def test_another_model_in_its_place_puts_the_policy_aside(made):

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from cascade_router.errors import SpecError
+from cascade_router.errors import BuildError, PolicyError, SpecError
 
+from .identity import module_there
 from .job import Array, Converted, Job, Runner, Target
 from .options import PRECISIONS, TARGETS, Engine
 
@@ -35,6 +36,7 @@ __all__ = [
     "main_file",
     "runner",
     "toolchain",
+    "unreadable",
     "why_not",
 ]
 
@@ -164,7 +166,27 @@ def runner(files: Mapping[str, Path], expert: Expert, target: str) -> Runner | N
         BuildError: If a file is broken.
     """
     module = _module(target)
-    return None if module.why_not() is not None else module.runner(files, expert)
+    if module.why_not() is not None:
+        return None
+    try:
+        return module.runner(files, expert)
+    except PolicyError as exc:  # the served expert's own words
+        raise BuildError(exc.message, hint=exc.hint) from exc
+
+
+def unreadable(path: Path, target: str) -> str | None:
+    """Say what is wrong with a ready engine that cannot run here; None: nothing that can be told.
+
+    Args:
+        path: The file.
+        target: Not ``auto``.
+    """
+    library = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}.get(target)
+    if library is None or not module_there(library):
+        return None
+    from .engine import readable
+
+    return readable(path.read_bytes(), library)
 
 
 def why_not(target: str) -> str | None:

@@ -7,7 +7,9 @@ that it is built of is, and the engine is read back as far as the library gets w
 
 from __future__ import annotations
 
+import functools
 import importlib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,11 @@ from cascade_router.errors import BuildError
 from .hardware import gpus
 from .job import Converted, Job
 
-__all__ = ["MAIN_FILE", "convert", "readable", "use"]
+__all__ = ["MAIN_FILE", "config_for", "convert", "readable", "use"]
 
 MAIN_FILE = "model.plan"
 
 _MIB = 1 << 20
-_BATCH = 8
 _NO_DRIVER = "CUDA driver"
 _HINTS = {
     "tensorrt": "build inside NVIDIA's Triton container, or pip install tensorrt",
@@ -42,7 +43,7 @@ def use(library: str) -> Any:
     except ImportError as exc:
         message = f"build: {library} cannot be imported: {exc}"
         raise BuildError(message, hint=_HINTS[library]) from exc
-    G_LOGGER.module_severity = G_LOGGER.CRITICAL  # what matters is raised
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL + 1  # what matters is raised
     config.USE_TENSORRT_RTX = library == "tensorrt_rtx"  # read once, when the next line is run
     from polygraphy.backend.trt import loader
 
@@ -62,7 +63,10 @@ def convert(job: Job, library: str) -> Converted:
     Raises:
         BuildError: If a step changes the answers, or the library does not take the network.
     """
+    from cascade_router.tensorrt_expert import opened
+
     from .network import network_from_onnx
+    from .profiles import verified
 
     trt = use(library)
     network, figures = network_from_onnx(job)
@@ -74,7 +78,7 @@ def convert(job: Job, library: str) -> Converted:
         message = f"{job.where}: {library} cannot read its own engine: {problem}"
         raise BuildError(message, hint="report it with the versions in manifest.json")
     if gpus():
-        figures["onnx_to_engine"] = _verified(job, path, library)
+        figures |= verified(job, functools.partial(opened, path, library))
     else:
         figures["onnx_to_engine"] = {"unverified": "no GPU here; the engine was read back"}
     return Converted(files=(MAIN_FILE,), figures=figures)
@@ -85,9 +89,9 @@ def readable(data: bytes, library: str) -> str | None:
 
     Without a driver the library reads and checks the file's headers and size, then misses the GPU.
     """
+    trt = use(library)
     from polygraphy.backend.trt import get_trt_logger
 
-    trt = use(library)
     recorder = _recorder(trt)
     runtime = trt.Runtime(get_trt_logger())
     runtime.error_recorder = recorder
@@ -143,26 +147,38 @@ def _engine(job: Job, trt: Any, network: Any) -> bytes:
     data = network.SerializeToString(deterministic=True)
     cache = _timing_cache(job)
     tf32 = job.expert.precision == "tf32"
+    recorder = _recorder(trt)
 
-    def typed(builder: Any, parsed: Any, config: Any) -> None:
-        del builder, parsed
+    def finished(builder: Any, parsed: Any, config: Any) -> None:
+        del parsed
+        builder.error_recorder = recorder
         (config.set_flag if tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
 
     build = EngineBytesFromNetwork(
         NetworkFromOnnxBytes(data, strongly_typed=True),
-        config=PostprocessConfig(_config(job, trt, cache), typed),
+        config=PostprocessConfig(config_for(job, trt, cache), finished),
         save_timing_cache=cache,
     )
     try:
-        return bytes(build())
+        with warnings.catch_warnings():
+            # Polygraphy 0.53 sets a timing cache in any case, which TensorRT-RTX deprecates.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return bytes(build())
     except PolygraphyException as exc:
-        message = f"{job.where}: {trt.__name__} does not build it: {_why(trt, data) or exc}"
+        why = _why(trt, data) or next(iter(recorder.texts), str(exc))
+        message = f"{job.where}: {trt.__name__} does not build it: {why}"
         hint = f"{job.expert.precision} may be why: try fp32; else --target embedded or torch"
         raise BuildError(message, hint=hint) from exc
 
 
-def _config(job: Job, trt: Any, cache: str | None) -> Any:
-    """Say how to build: the options of ``[tensorrt]``."""
+def config_for(job: Job, trt: Any, cache: str | None = None) -> Any:
+    """Say how to build: the options of ``[tensorrt]``, as Polygraphy's loader of a config.
+
+    Args:
+        job: The expert.
+        trt: The library.
+        cache: File of timings, if they are kept; it need not be there yet.
+    """
     from polygraphy.backend.trt import CreateConfig, Profile
 
     engine, form = job.spec.engine, job.spec.input
@@ -204,33 +220,3 @@ def _why(trt: Any, data: bytes) -> str | None:
         return None
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
     return "; ".join(f"{one.node_operator()} {one.node_name()}: {one.desc()}" for one in errors[:1])
-
-
-def _verified(job: Job, path: Path, library: str) -> dict[str, Any]:
-    """Run the engine beside ONNX Runtime on the real rows, by Polygraphy's comparator."""
-    import numpy as np
-    from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
-    from polygraphy.comparator import Comparator
-
-    from cascade_builder.comparison import require
-    from cascade_builder.runtime import OUTPUT
-    from cascade_router.tensorrt_expert import opened
-
-    size = min(_BATCH, job.spec.max_batch)
-    batches = [
-        {job.spec.input.name: job.sample[i : i + size]} for i in range(0, len(job.sample), size)
-    ]
-    runners = [OnnxrtRunner(SessionFromOnnx(str(job.onnx))), opened(path, library)]
-    results = Comparator.run(runners, data_loader=batches)
-    expected, found = (
-        np.concatenate([np.asarray(one[OUTPUT]) for one in iterations])
-        for _, iterations in results.items()
-    )
-    comparison = job.compared(expected, found)
-    require(
-        comparison,
-        where=job.where,
-        step=f"ONNX to engine at {job.expert.precision}",
-        hint="try another precision, or fp32 (not tf32); the network itself was right",
-    )
-    return comparison.as_json()

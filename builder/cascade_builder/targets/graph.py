@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cascade_builder.precision.trunk import RESIZED
 from cascade_builder.runtime import inner_values
 
 __all__ = ["cast_first", "constants", "products_for_resizes"]
@@ -73,6 +74,7 @@ def cast_first(model: Any) -> None:
         "Cast", [source.name], [wide], name=f"{wide}_cast", to=TensorProto.FLOAT
     )
     graph.node.insert(0, first)
+    del graph.value_info[:]  # what it says of the moved values is no longer so
 
 
 def products_for_resizes(model: Any, rows: npt.NDArray[Any]) -> int:
@@ -97,7 +99,7 @@ def products_for_resizes(model: Any, rows: npt.NDArray[Any]) -> int:
     if not nodes:
         return 0
     names = [name for node in nodes for name in (node.input[0], node.output[0])]
-    one, two = (inner_values(model, names, np.resize(rows, (n, *rows.shape[1:]))) for n in (1, 2))
+    one, two = (_values(model, names, np.resize(rows, (n, *rows.shape[1:]))) for n in (1, 2))
     known, done = constants(graph), 0
     for node in nodes:
         before, after = one[node.input[0]].shape, one[node.output[0]].shape
@@ -113,6 +115,11 @@ def products_for_resizes(model: Any, rows: npt.NDArray[Any]) -> int:
         _replace(graph, node, tall, wide)
         done += 1
     return done
+
+
+def _values(model: Any, names: list[str], rows: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Take tensors from inside a graph, the rows themselves included."""
+    return {model.graph.input[0].name: rows, **inner_values(model, names, rows)}
 
 
 def _is_antialiased(node: Any) -> bool:
@@ -166,10 +173,10 @@ def _replace(graph: Any, node: Any, tall: str, wide: str) -> None:
     """Put two products in a node's place."""
     from onnx import helper
 
-    half = f"{wide}_product"
+    half = f"{wide}{RESIZED}"
     products = [
         helper.make_node("MatMul", [node.input[0], wide], [half], name=half),
-        helper.make_node("MatMul", [tall, half], [node.output[0]], name=f"{tall}_product"),
+        helper.make_node("MatMul", [tall, half], [node.output[0]], name=f"{tall}{RESIZED}"),
     ]
     place = list(graph.node).index(node)
     graph.node.remove(node)

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from cascade_router.errors import BuildError
 
-__all__ = ["code", "module_there", "one_of", "versions"]
+__all__ = ["PRECISION", "code", "module_there", "one_of", "versions"]
+
+PRECISION = ("precision/trunk", "precision/half", "precision/ranges")
+"""Modules that decide what a graph at another precision is."""
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -53,7 +56,7 @@ def module_there(name: str) -> bool:
 
 @functools.cache
 def code(*modules: str) -> dict[str, str]:
-    """Say digests of this package's own modules, such as ``precision`` or ``targets/graph``."""
+    """Say digests of this package's own modules, such as ``comparison`` or ``targets/graph``."""
     return {name: _digest(_PACKAGE / f"{name}.py") for name in modules}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade_router.errors import BuildError
 
+from .identity import PRECISION, code, versions
 from .job import Converted, Job
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ __all__ = ["MAIN_FILE", "convert", "toolchain"]
 
 MAIN_FILE = "model.onnx"
 
+_CODE = (*PRECISION, "comparison", "targets/onnx_files")
+
 
 def toolchain(precision: str) -> dict[str, str]:
     """Say what a conversion depends on; a float32 file is only copied."""
-    from .identity import code, versions
-
     if precision == "fp32":
         return {}
-    return {**versions("onnx", "onnxruntime", extra="build"), **code("precision", "comparison")}
+    return versions("onnx", "onnxruntime", extra="build") | code(*_CODE)
 
 
 def convert(job: Job) -> Converted:

@@ -32,13 +32,14 @@ class Engine:
         workspace_mb: Most memory that a kernel may take for itself; 0: what the GPU has.
         timing_cache: Keep the timings of kernels beside the built experts, so that the next build
             is quicker.
-        version_compatible: The engine also runs in later versions of TensorRT.
+        version_compatible: The engine also runs in later versions of TensorRT; Triton takes it
+            when started with ``--backend-config=tensorrt,version-compatible=true``.
         hardware_compatible: The engine also runs on later GPUs.
         profiles: Batch sizes (least, usual, most) that the engine is tuned for, one triple for
             each optimisation profile; empty: one, up to the cascade's ``max_batch``.
         cuda_graphs: Batch sizes to capture as CUDA graphs; empty: none.
-        compute_capabilities: GPUs that RTX engines are built for, such as ``8.9``; empty: all that
-            TensorRT-RTX knows. ``tensorrt`` builds for the GPU it runs on.
+        compute_capabilities: GPUs that RTX engines are built for, such as ``8.9``; empty: all of
+            Ampere and later that TensorRT-RTX knows. ``tensorrt`` builds for the GPU it runs on.
     """
 
     workspace_mb: int = 0
@@ -105,7 +106,8 @@ class Serving:
     """How Triton serves an expert, beside its instances, threads and delay.
 
     Attributes:
-        gpus: Numbers of the GPUs that hold its instances; empty: all that the server sees.
+        gpus: Numbers of the GPUs that hold its instances, where it runs on GPUs at all; empty: all
+            that the server sees.
         preferred_batches: Sizes that the batcher prefers to others; only of use where an engine
             has a profile for each.
         max_queue_requests: More than so many waiting are refused; 0: any number waits.

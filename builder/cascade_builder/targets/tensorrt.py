@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from . import engine
 from .engine import MAIN_FILE
 from .hardware import gpus
-from .identity import code, module_there, versions
+from .identity import PRECISION, code, module_there, versions
 from .job import Converted, Job, Runner
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ __all__ = [
     "why_not",
 ]
 
-CODE = ("precision", "comparison", "targets/engine", "targets/network", "targets/graph")
+_STEPS = ("targets/engine", "targets/network", "targets/graph", "targets/profiles")
+
+CODE = (*PRECISION, "comparison", *_STEPS)
 """Modules of this package that decide what an engine is."""
 
 

@@ -33,8 +33,11 @@ __all__ = [
     "why_not",
 ]
 
-CAPABILITIES = ["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"]
-"""GPUs that TensorRT for RTX 1.7 builds for; Hopper (9.0) is not among them."""
+CAPABILITIES = ["8.0", "8.6", "8.9", "12.0", "12.1"]
+"""GPUs that TensorRT for RTX 1.7 builds for unasked; Hopper (9.0) is not among them."""
+
+_TURING = "7.5"
+"""It must be named, and takes no float32 products."""
 
 _PACKAGES = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
 
@@ -51,9 +54,12 @@ def refuses_options(options: Engine) -> str | None:
         return "version_compatible: its engines run in the version that built them"
     if options.hardware_compatible:
         return "hardware_compatible: its engines already run on all it builds for"
-    unknown = [one for one in options.compute_capabilities if one not in CAPABILITIES]
+    if options.cuda_graphs:
+        return "cuda_graphs: Triton's tensorrt backend captures them, the Python backend does not"
+    known = [_TURING, *CAPABILITIES]
+    unknown = [one for one in options.compute_capabilities if one not in known]
     if unknown:
-        return f"compute_capabilities: got {unknown[0]}, expected of {', '.join(CAPABILITIES)}"
+        return f"compute_capabilities: got {unknown[0]}, expected of {', '.join(known)}"
     return None
 
 

@@ -1,10 +1,15 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cascade_builder import triton_config
+from cascade_builder.checks import check_staged
 from cascade_builder.spec import Spec
+from cascade_builder.targets.options import TARGETS, Engine, Program, Serving
 
 
 def configs(spec: Spec) -> dict[str, Any]:
@@ -88,3 +93,137 @@ def test_a_picture_cascade_decodes_first() -> None:
     assert [first.model_name, second.model_name] == ["imagenet_preprocess", "imagenet_router"]
     assert dict(first.output_map) == dict(second.input_map) == {"PIXELS": "PIXELS"}
     assert [tensor.name for tensor in config.input] == ["IMAGE"]
+
+
+def served(target: str, capability: str | None = None, **changed: Any) -> Any:
+    """Config of the first demo expert with other options, written and read back."""
+    spec = Spec.find("pitch")
+    serving = {f.name for f in dataclasses.fields(Serving)}
+    engine = {f.name for f in dataclasses.fields(Engine)}
+    spec = dataclasses.replace(
+        spec,
+        engine=Engine(**{k: v for k, v in changed.items() if k in engine}),
+        program=Program(compile=changed.get("compile", False)),
+    )
+    expert = dataclasses.replace(
+        spec.experts[0], serving=Serving(**{k: v for k, v in changed.items() if k in serving})
+    )
+    config = triton_config.expert_config(spec, expert, target, capability)
+    assert triton_config.parse(triton_config.text(config)) == config
+    return config
+
+
+def test_a_plan_for_one_kind_of_gpu_is_named_by_it() -> None:
+    """On others Triton falls back to a file that is not there, whose name says what is missing."""
+    config = served("tensorrt", "9.0")
+    assert dict(config.cc_model_filenames) == {"9.0": "model.plan"}
+    assert config.default_model_filename == "built_for_9.0_only.plan"
+    compatible = served("tensorrt", None)
+    assert dict(compatible.cc_model_filenames) == {}
+    assert compatible.default_model_filename == "model.plan"
+    assert (config.backend, config.instance_group[0].kind) == (
+        "tensorrt",
+        config.instance_group[0].KIND_GPU,
+    )
+
+
+def test_several_profiles_are_given_to_every_instance() -> None:
+    """Triton then picks one by the batch; a single one needs no word."""
+    assert list(served("tensorrt").instance_group[0].profile) == []
+    profiles = ((1, 1, 1), (1, 8, 32))
+    for target, expected in {"tensorrt": ["0", "1"], "tensorrt-rtx": []}.items():
+        assert list(served(target, profiles=profiles).instance_group[0].profile) == expected
+
+
+def test_a_cuda_graph_stands_for_the_batches_up_to_its_own() -> None:
+    """From just above the next smaller one, so that no batch runs without."""
+    cuda = served("tensorrt", cuda_graphs=(1, 4, 32)).optimization.cuda
+    assert cuda.graphs
+    bounds = [(one.graph_lower_bound.batch_size, one.batch_size) for one in cuda.graph_spec]
+    assert bounds == [(1, 1), (2, 4), (5, 32)]
+    for one in cuda.graph_spec:
+        assert list(one.input["FRAME"].dim) == [1024]
+        assert list(one.graph_lower_bound.input["FRAME"].dim) == [1024]
+    assert not served("tensorrt").optimization.HasField("cuda")
+
+
+def test_a_queue_is_bounded_where_the_spec_says_so() -> None:
+    """A policy costs the batch that Triton fetches ahead, so there is none without need."""
+    batching = served("embedded").dynamic_batching
+    assert not batching.HasField("default_queue_policy")
+    batching = served(
+        "embedded", max_queue_requests=5, queue_timeout_ms=20, preferred_batches=(4, 8)
+    ).dynamic_batching
+    policy = batching.default_queue_policy
+    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (5, 20_000)
+    assert policy.allow_timeout_override
+    assert policy.timeout_action == policy.REJECT
+    assert list(batching.preferred_batch_size) == [4, 8]
+    unhurried = served("embedded", max_queue_requests=5).dynamic_batching.default_queue_policy
+    assert not unhurried.allow_timeout_override
+
+
+def test_warm_up_runs_the_sizes_that_are_asked_for() -> None:
+    """Else the smallest and the largest."""
+    assert [one.batch_size for one in served("torch").model_warmup] == [1, 32]
+    asked = served("torch", warmup_batches=(1, 8, 16)).model_warmup
+    assert [one.batch_size for one in asked] == [1, 8, 16]
+    assert {one.inputs["FRAME"].zero_data for one in asked} == {True}
+
+
+@pytest.mark.parametrize(
+    ("target", "capability", "options", "kind", "gpus"),
+    [
+        ("embedded", None, {}, "KIND_CPU", []),
+        ("onnxruntime", None, {}, "KIND_AUTO", [0, 2]),
+        ("tensorrt", "9.0", {}, "KIND_GPU", [0, 2]),
+        ("tensorrt-rtx", None, {}, "KIND_GPU", [0, 2]),
+        ("torch", None, {}, "KIND_AUTO", [0, 2]),
+        ("torch", None, {"compile": True}, "KIND_CPU", []),
+        ("torch", "9.0", {"compile": True}, "KIND_GPU", [0, 2]),
+    ],
+)
+def test_instances_are_where_their_files_run(
+    target: str, capability: str | None, options: dict[str, Any], kind: str, gpus: list[int]
+) -> None:
+    """A program moves to the GPU that is there; a compiled one is for one kind of machine."""
+    (group,) = served(target, capability, gpus=(0, 2), **options).instance_group
+    assert type(group).Kind.Name(group.kind) == kind
+    assert list(group.gpus) == gpus
+
+
+SIZES = st.sets(st.integers(1, 32), max_size=4).map(lambda found: tuple(sorted(found)))
+
+
+@given(
+    target=st.sampled_from(TARGETS[1:]),
+    capability=st.sampled_from([None, "8.9", "9.0"]),
+    options=st.fixed_dictionaries(
+        {
+            "cuda_graphs": SIZES,
+            "preferred_batches": SIZES,
+            "warmup_batches": SIZES.map(lambda sizes: sizes and tuple(sorted({1, 32, *sizes}))),
+            "gpus": st.sets(st.integers(0, 7), max_size=3).map(lambda found: tuple(sorted(found))),
+            "max_queue_requests": st.integers(0, 100),
+            "queue_timeout_ms": st.integers(0, 1000),
+            "profiles": st.sampled_from([(), ((1, 4, 32),), ((1, 1, 4), (5, 16, 32))]),
+            "compile": st.booleans(),
+        }
+    ),
+)
+def test_whatever_is_asked_for_is_read_back_and_breaks_no_rule(
+    target: str,
+    capability: str | None,
+    options: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Triton's schema loses nothing, and the linter that users run finds no error."""
+    config = served(target, capability, **options)
+    root = tmp_path_factory.mktemp("models")
+    folder = root / "staging" / config.name
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(triton_config.text(config))
+    for name in ("model.plan", "model.onnx", "model.pt2", "model.py"):
+        (folder / "1" / name).touch()
+    found = check_staged(root, root / "staging", [])
+    assert [one for one in found if one.level == "error"] == []

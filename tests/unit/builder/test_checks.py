@@ -1,0 +1,466 @@
+"""A fault is planted in a laid-out repository, and exactly that is found."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import toy_onnx
+from click.testing import CliRunner
+from onnx_files import linear, save
+
+from cascade_builder import triton_config
+from cascade_builder.build import build
+from cascade_builder.checks import RULES, check
+from cascade_builder.cli import main
+from cascade_builder.laid_out import LaidOut
+from cascade_builder.layout import Model
+from cascade_builder.manifest import Built, file_digest
+from cascade_builder.spec import Spec
+from cascade_builder.targets import TARGETS, main_file
+from cascade_router.errors import BuildError
+
+ELSEWHERE = ["onnxruntime", "tensorrt", "tensorrt-rtx", "torch"]
+FOREIGN = """
+backend: "onnxruntime"
+max_batch_size: 0
+input [ { name: "x", data_type: TYPE_FP32, dims: [ -1, 8 ] } ]
+output [ { name: "y", data_type: TYPE_FP32, dims: [ -1, 3 ] } ]
+instance_group [ { kind: KIND_CPU } ]
+model_warmup [ { name: "one", batch_size: 1, inputs {
+  key: "x" value { data_type: TYPE_FP32, dims: [ 1, 8 ], zero_data: true } } } ]
+"""
+
+
+def layout_of(spec, target, folder, root):
+    """Say how a cascade lies for a target that may not run here: what is served is any file."""
+    built = []
+    for expert in spec.experts:
+        path = folder / f"{expert.name}-{main_file(target)}"
+        path.write_bytes(expert.name.encode())
+        files = {main_file(target): path}
+        built.append(Built(expert=expert, files=files, digest=file_digest(path)))
+    return LaidOut.of(spec, target, built, root, None)
+
+
+@pytest.fixture(scope="module")
+def laid_out(tmp_path_factory):
+    """A repository per target."""
+    folder = tmp_path_factory.mktemp("toy")
+    spec = Spec.read(toy_onnx.write(folder))
+    build(spec, folder / "embedded", artifacts_folder=folder / "build")
+    for target in ELSEWHERE:
+        layout_of(spec, target, folder, folder / target).write_out()
+    return folder
+
+
+@pytest.fixture
+def repository(laid_out, tmp_path):
+    """Copy the repository of a target to where faults may be planted."""
+
+    def copied(target="embedded"):
+        return Path(shutil.copytree(laid_out / target, tmp_path / "repository"))
+
+    return copied
+
+
+def config(model, change):
+    """Plant a fault in a model's config."""
+
+    def plant(root):
+        path = root / model / "config.pbtxt"
+        read = triton_config.parse(path.read_text())
+        change(read)
+        path.write_text(triton_config.text(read))
+
+    return plant
+
+
+def without(name):
+    return lambda root: shutil.rmtree(root / name)
+
+
+def missing(name):
+    return lambda root: (root / name).unlink()
+
+
+def added(name, text):
+    def plant(root):
+        with (root / name).open("a") as file:
+            file.write(text)
+
+    return plant
+
+
+def moved(old, new):
+    return lambda root: (root / old).rename(root / new)
+
+
+def foreign(root):
+    (root / "foreign" / "1").mkdir(parents=True)
+    (root / "foreign" / "config.pbtxt").write_text(FOREIGN)
+    save(linear(), root / "foreign" / "1" / "model.onnx")
+
+
+def stray(root):
+    (root / "notes").mkdir()
+
+
+def unknown_backend(root):
+    for name in ("model.py", "model.onnx"):
+        (root / "toy_large" / "1" / name).unlink()
+    config("toy_large", lambda c: c.ClearField("backend"))(root)
+
+
+def other_policy(root):
+    path = root / "toy_router" / "1" / "policy.json"
+    values = json.loads(path.read_text())
+    values["tiers"][1]["digest"] = f"sha256:{'1' * 64}"
+    path.write_text(json.dumps(values))
+
+
+def small_batch(c):
+    c.max_batch_size = 4
+    c.model_warmup[1].batch_size = 4
+
+
+def optional(c):
+    c.input[0].optional = True
+
+
+def other_warmup(c):
+    c.model_warmup[0].inputs["FRAME"].dims[:] = [9]
+
+
+def graph(size, least):
+    def change(c):
+        c.optimization.cuda.graphs = True
+        spec = c.optimization.cuda.graph_spec.add(batch_size=size)
+        spec.graph_lower_bound.batch_size = least
+
+    return change
+
+
+def router_of_another(root):
+    path = root / "toy_large" / "1" / "cascade_router" / "walk.py"
+    path.write_text(path.read_text() + "\n")
+
+
+def plans(**names):
+    return lambda c: c.cc_model_filenames.update({k.replace("_", "."): v for k, v in names.items()})
+
+
+def group(**fields):
+    """Change the first instance group."""
+
+    def change(c):
+        c.instance_group[0].MergeFrom(type(c.instance_group[0])(**fields))
+
+    return change
+
+
+def batching(**fields):
+    def change(c):
+        c.dynamic_batching.MergeFrom(type(c.dynamic_batching)(**fields))
+
+    return change
+
+
+def queue(**fields):
+    return batching(default_queue_policy=fields)
+
+
+def field(name, value):
+    return lambda c: setattr(c, name, value)
+
+
+def cleared(name):
+    return lambda c: c.ClearField(name)
+
+
+def step(change):
+    return lambda c: change(c.ensemble_scheduling.step[0])
+
+
+CPU, GPU = 2, 1
+FAULTS = [
+    ("readable", "toy_large", added("toy_large/config.pbtxt", "no_such_field: 3\n")),
+    ("readable", "notes", stray),
+    ("name", "toy_large", config("toy_large", field("name", "other"))),
+    ("version-folder", "toy_control", moved("toy_control/1", "toy_control/one")),
+    ("version-folder", "toy", without("toy/1")),
+    ("model-file", "toy_large", missing("toy_large/1/model.onnx")),
+    ("model-file", "toy_large", without("toy_large/1/cascade_router")),
+    ("model-file", "toy_router", missing("toy_router/1/policy.json")),
+    ("model-file", "toy_router", missing("toy_router/1/experts/small.onnx")),
+    ("backend", "toy_large", unknown_backend),
+    ("policy", "toy_router", other_policy),
+    (
+        "response-cache",
+        "toy_router",
+        config(
+            "toy_router", lambda c: c.response_cache.MergeFrom(type(c.response_cache)(enable=True))
+        ),
+    ),
+    (
+        "response-cache",
+        "toy",
+        config("toy", lambda c: c.response_cache.MergeFrom(type(c.response_cache)(enable=True))),
+    ),
+    (
+        "decoupled",
+        "toy_router",
+        config(
+            "toy_router",
+            lambda c: c.model_transaction_policy.MergeFrom(
+                type(c.model_transaction_policy)(decoupled=True)
+            ),
+        ),
+    ),
+    (
+        "cpu-kind",
+        "toy_router",
+        config("toy_router", lambda c: c.instance_group[0].ClearField("kind")),
+    ),
+    ("cpu-gpus", "toy_large", config("toy_large", group(gpus=[0]))),
+    ("batcher", "toy_large", config("toy_large", cleared("dynamic_batching"))),
+    (
+        "batcher-without-batch",
+        "toy_control",
+        config("toy_control", lambda c: c.dynamic_batching.SetInParent()),
+    ),
+    ("onnx-batch", "foreign", foreign),
+    ("preferred-batches", "toy_large", config("toy_large", batching(preferred_batch_size=[4, 64]))),
+    ("priority", "toy_large", config("toy_large", batching(priority_levels=2))),
+    ("timeout-override", "toy_large", config("toy_large", queue(allow_timeout_override=True))),
+    ("ordering", "toy_large", config("toy_large", batching(preserve_ordering=True))),
+    ("optional-input", "toy_large", config("toy_large", optional)),
+    (
+        "warmup-fits",
+        "toy_large",
+        config("toy_large", lambda c: setattr(c.model_warmup[1], "batch_size", 64)),
+    ),
+    (
+        "warmup-fits",
+        "toy_large",
+        config("toy_large", lambda c: c.model_warmup[1].ClearField("inputs")),
+    ),
+    ("warmup-fits", "toy_large", config("toy_large", other_warmup)),
+    (
+        "cpu-tensors",
+        "toy_large",
+        config(
+            "toy_large",
+            lambda c: setattr(
+                c.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"], "string_value", "maybe"
+            ),
+        ),
+    ),
+    ("profiles", "toy_large", config("toy_large", group(profile=["0"]))),
+    (
+        "tensorrt-only",
+        "toy_large",
+        config("toy_large", lambda c: setattr(c.optimization.cuda, "graphs", True)),
+    ),
+    (
+        "tensorrt-only",
+        "toy_large",
+        config("toy_large", lambda c: setattr(c.optimization, "eager_batching", True)),
+    ),
+    ("ensemble-plain", "toy", config("toy", lambda c: c.instance_group.add(count=2))),
+    ("ensemble-plain", "toy", config("toy", cleared("ensemble_scheduling"))),
+    ("ensemble-models", "toy", without("toy_router")),
+    (
+        "ensemble-tensors",
+        "toy",
+        config("toy", step(lambda s: s.input_map.update(FRAME="nothing", X="FRAME"))),
+    ),
+    ("ensemble-tensors", "toy", config("toy", lambda c: c.output[0].dims.__setitem__(0, 4))),
+    (
+        "ensemble-tensors",
+        "toy",
+        config("toy", lambda c: c.output.add(name="MORE", data_type=11, dims=[1])),
+    ),
+    ("ensemble-tensors", "toy", config("toy", lambda c: setattr(c.input[0], "data_type", 13))),
+    ("ensemble-batch", "toy", config("toy", field("max_batch_size", 16))),
+    ("ensemble-queue", "toy", config("toy_router", queue(max_queue_size=4))),
+    ("experts", "toy_router", without("toy_large")),
+    (
+        "experts",
+        "toy_router",
+        config("toy_large", lambda c: setattr(c.output[0], "name", "logits")),
+    ),
+    ("experts", "toy_router", config("toy_small", lambda c: c.output[0].dims.__setitem__(0, 4))),
+    ("expert-batch", "toy_router", config("toy_large", small_batch)),
+    (
+        "rate-limiter",
+        "toy_router",
+        config("toy_router", group(rate_limiter={"resources": [{"name": "R", "count": 1}]})),
+    ),
+    (
+        "router-instances",
+        "toy_router",
+        config("toy_router", lambda c: setattr(c.instance_group[0], "count", 1)),
+    ),
+    ("digests", "toy_router", added("toy_large/1/model.onnx", "x")),
+    ("digests", "toy_router", added("toy_router/1/experts/small.onnx", "x")),
+    ("one-core", "toy_router", router_of_another),
+]
+ELSEWHERE_FAULTS = [
+    ("instances", "onnxruntime", cleared("instance_group")),
+    ("warmup", "onnxruntime", cleared("model_warmup")),
+    ("engine-on-gpu", "tensorrt", lambda c: setattr(c.instance_group[0], "kind", CPU)),
+    ("engine-on-gpu", "tensorrt-rtx", lambda c: setattr(c.instance_group[0], "kind", CPU)),
+    ("plan-file", "tensorrt", field("default_model_filename", "other.plan")),
+    ("plan-file", "tensorrt", plans(**{"9_0": "hopper.plan"})),
+    ("wrong-fallback", "tensorrt", plans(**{"9_0": "model.plan"})),
+    ("profiles", "tensorrt", group(profile=["fast"])),
+    ("graph-sizes", "tensorrt", graph(64, 1)),
+    ("graph-sizes", "tensorrt", graph(4, 5)),
+    ("few-graphs", "tensorrt", lambda c: setattr(c.optimization.cuda, "graphs", True)),
+]
+
+
+def findings(root):
+    return [(one.rule, one.model) for one in check([root])[1]]
+
+
+@pytest.mark.parametrize("target", ["embedded", *ELSEWHERE])
+def test_what_the_builder_lays_out_breaks_no_rule(laid_out, target):
+    """For no target, those included that cannot run here: not even a warning."""
+    assert findings(laid_out / target) == []
+
+
+def test_every_target_is_laid_out():
+    """So that a new one is checked too."""
+    assert {"auto", "embedded", *ELSEWHERE} == set(TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("rule", "model", "plant"), FAULTS, ids=[f"{f[0]}-{i}" for i, f in enumerate(FAULTS)]
+)
+def test_a_planted_fault_is_found(repository, rule, model, plant):
+    """It alone, in the model that has it."""
+    root = repository()
+    plant(root)
+    assert set(findings(root)) == {(rule, model)}  # it may show on two sides
+
+
+@pytest.mark.parametrize(("rule", "target", "change"), ELSEWHERE_FAULTS)
+def test_a_planted_fault_is_found_where_it_cannot_run(repository, rule, target, change):
+    """Configs for other machines are held against the rules as well."""
+    root = repository(target)
+    config("toy_large", change)(root)
+    assert findings(root) == [(rule, "toy_large")]
+
+
+def test_every_rule_has_a_planted_fault():
+    """And no two rules share a name."""
+    names = [rule.name for rule in RULES]
+    assert sorted(set(names)) == sorted(names)
+    assert {fault[0] for fault in FAULTS + ELSEWHERE_FAULTS} == set(names)
+
+
+def test_a_file_in_place_of_a_config_is_enough(repository):
+    """Triton completes the config of a folder whose files tell the backend."""
+    root = repository()
+    (root / "bare" / "1").mkdir(parents=True)
+    save(linear(), root / "bare" / "1" / "model.onnx")
+    assert findings(root) == []
+
+
+def test_steps_of_an_ensemble_may_stand_in_any_order(repository):
+    """Triton connects tensors by name."""
+    root = repository()
+    chain = """
+platform: "ensemble"
+max_batch_size: 8
+input [ { name: "FRAME", data_type: TYPE_FP32, dims: [ 8 ] } ]
+output [ { name: "OUT", data_type: TYPE_FP32, dims: [ 8 ] } ]
+ensemble_scheduling {
+  step {
+    model_name: "same"
+    input_map { key: "A" value: "between" }
+    output_map { key: "B" value: "OUT" }
+  }
+  step {
+    model_name: "same"
+    input_map { key: "A" value: "FRAME" }
+    output_map { key: "B" value: "between" }
+  }
+}
+"""
+    same = """
+backend: "python"
+max_batch_size: 8
+dynamic_batching { }
+input [ { name: "A", data_type: TYPE_FP32, dims: [ 8 ] } ]
+output [ { name: "B", data_type: TYPE_FP32, dims: [ 8 ] } ]
+"""
+    for name, text in {"chain": chain, "same": same}.items():
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "config.pbtxt").write_text(text)
+    (root / "same" / "1" / "model.py").touch()
+    assert findings(root) == []
+
+
+def test_a_step_may_lie_in_another_repository_of_the_server(repository, tmp_path):
+    """Two repositories are one to the server that loads both."""
+    root = repository()
+    shutil.move(root / "toy_router", tmp_path / "beside" / "toy_router")
+    assert findings(root) == [("ensemble-models", "toy")]
+    assert check([root, tmp_path / "beside"])[1] == []
+
+
+def test_the_command_tells_what_why_and_what_to_do(repository):
+    """Errors end it with status 1; warnings do not; --json says the same to machines."""
+    root = repository()
+    run = CliRunner().invoke
+    clean = run(main, ["check", str(root)])
+    assert (clean.exit_code, clean.output) == (0, f"{root}: 5 models, 0 errors, 0 warnings\n")
+
+    config("toy_large", batching(preserve_ordering=True))(root)
+    warned = run(main, ["check", str(root)])
+    assert (warned.exit_code, warned.output) == (
+        0,
+        "warning in toy_large (ordering): dynamic_batching.preserve_ordering is set\n"
+        "  why: answers wait for those of slower requests before them\n"
+        "  help: remove preserve_ordering\n"
+        f"{root}: 5 models, 0 errors, 1 warning\n",
+    )
+
+    config("toy_large", group(gpus=[0]))(root)
+    failed = run(main, ["check", str(root), "--json"])
+    report = json.loads(failed.output)
+    assert (failed.exit_code, report["errors"], report["warnings"]) == (1, 1, 1)
+    assert [one["rule"] for one in report["findings"]] == ["cpu-gpus", "ordering"]
+
+
+def test_no_repository_is_said_so(tmp_path):
+    """A folder without models is nothing to be content with."""
+    for folder, said in ((tmp_path / "none", "no such folder"), (tmp_path, "no model repository")):
+        done = CliRunner().invoke(main, ["check", str(folder)])
+        assert done.exit_code == 1
+        assert said in done.output
+
+
+def test_a_build_lays_out_nothing_that_triton_refuses(laid_out, repository):
+    """The rules are asked before a folder takes its place; faults of others are not its own."""
+    root = repository()
+    stray(root)
+    before = toy_onnx.tree(root)
+    spec = Spec.read(laid_out / "cascade.toml")
+    whole = layout_of(spec, "embedded", laid_out, root)
+
+    def written(kind):
+        group = f"instance_group {{ kind: {kind} gpus: 0 }}"
+        text = f'name: "toy_large"\nbackend: "python"\n{group}\n'
+        model = Model(name="toy_large", files={"config.pbtxt": text.encode(), "1/model.py": b""})
+        dataclasses.replace(whole, write=(model,)).write_out()
+
+    with pytest.raises(BuildError, match="toy_large: would break the rule 'cpu-gpus'"):
+        written("KIND_CPU")
+    assert toy_onnx.tree(root) == before
+    written("KIND_GPU")
+    assert toy_onnx.tree(root) != before
