@@ -98,10 +98,11 @@ readme: install ## write the README's table of measurements anew from benchmarks
 	$(BIN)/python -m benchmarks.readme
 
 test: check $(PERF) $(PEERS) ## all tests, the real server included; what CI calls
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not alone' --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'alone and not slow and not gpu'
 
 test-fast: install ## unit and contract tests only
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not triton' tests/unit tests/contract
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not triton' --numprocesses 2 tests/unit tests/contract
 
 test-slow: install ## simulations of the statistical promises
 	$(BIN)/python -m pytest -m slow

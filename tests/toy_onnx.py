@@ -40,7 +40,13 @@ name = "half"
 threshold = 0.5
 """
 
-COMMAND = [sys.executable, "-c", "from cascade_builder.cli import main; main()"]
+_MAIN = """
+import signal
+from cascade_builder.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started by `&` inherit it ignored
+main()
+"""
+COMMAND = [sys.executable, "-c", _MAIN]
 
 
 def write(folder: Path) -> Path:

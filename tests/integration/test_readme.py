@@ -22,6 +22,8 @@ from cascade_builder.spec import Spec
 from cascade_builder.targets.options import PRECISIONS, Engine, Program, Serving
 from cascade_router import Policy
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 TARGETS = "cascade_builder.targets"

@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from cascade_builder.demo import notes
 from cascade_client.cli import main
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

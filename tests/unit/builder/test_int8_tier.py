@@ -18,6 +18,8 @@ from cascade_builder.records import Records
 from cascade_builder.runtime import OnnxExpert
 from cascade_builder.spec import Spec
 
+pytestmark = pytest.mark.alone
+
 WIDE = 4096
 """Channels of the larger net, so that its cost stands out."""
 
