@@ -15,7 +15,7 @@ PEERS := .venv/.installed-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo calibrate-demo test test-fast test-slow test-gpu check lint type imports format \
-	build-engines serve bench sweep perf-analyzer readme clean
+	build-engines serve bench chaos sweep perf-analyzer readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -79,6 +79,12 @@ serve: install build-engines ## the real server in the foreground
 
 bench: install $(PERF) $(PEERS) ## measure cascades and router on the real server, write benchmarks/results/
 	$(BIN)/python -m benchmarks.run
+
+# CHAOS="--only soak", say; `python -m benchmarks.chaos --help` lists the faults.
+CHAOS ?=
+
+chaos: install ## do faults to the real server under load, check every answer, write benchmarks/results/
+	$(BIN)/python -m benchmarks.chaos $(CHAOS)
 
 # Whatever else `cascade-client sweep` takes may be given here.
 SWEEP ?= --baselines --concurrency 1:64:x2 --target-p99-ms 500

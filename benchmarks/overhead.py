@@ -90,9 +90,8 @@ def _lay_out(folder: Path, scratch: Path) -> Setup:
     null.write(folder, cascade, scratch)
     by_bls = null.spec(name="null_by_bls", router=Router(runs_first_expert=False))
     null.write(folder, by_bls, scratch)
-    config = triton_config.router_config(cascade, "embedded")
+    config = triton_config.router_config(cascade)
     config.name = "null_answer"
-    config.ClearField("parameters")
     files: dict[str, bytes | Path] = {
         "config.pbtxt": triton_config.text(config).encode(),
         "1/model.py": _ANSWER.encode(),

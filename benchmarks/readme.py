@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .chaos.faults import faults
 from .provenance import RESULTS
 
-__all__ = ["README", "ladder", "newest", "table", "with_table"]
+__all__ = ["README", "chaos", "ladder", "newest", "table", "with_table"]
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -150,6 +151,40 @@ def overhead() -> str:
     return "\n".join(lines)
 
 
+def chaos() -> str:
+    """Draw the faults as Markdown, each by the newest run that tried it."""
+    lines = [
+        "| fault | requests | answered rightly | degraded, as the policy says | refused "
+        "| without an answer | | survived | run |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path, one in _newest_faults():
+        counts = one["counts"]
+        kinds = ("right", "degraded", "refused")
+        unanswered = counts["connection broken"] + counts["no answer"]
+        cells = [
+            one["what"],
+            f"{counts['sent']:,}",
+            *(f"{counts[kind]:,}" for kind in kinds),
+            f"{unanswered:,}",
+            one["note"] if one["survived"] else one["broken"][0],
+            "yes" if one["survived"] else "**no**",
+            f"[{path.stem}](benchmarks/results/{path.name})",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _newest_faults() -> list[tuple[Path, dict[str, Any]]]:
+    """Find the newest run of each fault, in the order of the table; faults may be run alone."""
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for path in sorted(RESULTS.glob("*-chaos*.json"), key=_age):
+        for one in json.loads(path.read_text())["faults"]:
+            if one["skipped"] is None:
+                found[one["name"]] = (path, one)
+    return [found[fault.name] for fault in faults(short=False) if fault.name in found]
+
+
 def _difference(one: dict[str, Any]) -> str:
     """Say how a point's quality differs from the largest expert's; nothing for that one itself."""
     if not one["drop_error"]:
@@ -177,6 +212,7 @@ def with_table(text: str) -> str:
         "measured": measured,
         "ladder": ladder("imagenet"),
         "overhead": f"{contest()}\n\n{overhead()}",
+        "chaos": chaos(),
     }
     for mark, new in tables.items():
         text = _between(text, mark, new)

@@ -72,6 +72,7 @@ _ANSWERS = (
     Port("LABEL", "INT32", (1,)),
     Port("CONFIDENCE", "FP32", (1,)),
     Port("TIER", "INT32", (1,)),
+    Port("DEGRADED", "INT32", (1,)),
 )
 
 
@@ -86,12 +87,14 @@ class FakeCascade:
         calls: What was asked.
         down: Models that are not ready.
         fail: Raised by the next inferences, one each.
+        full_failed: Tier 1 is down: its rows are answered by tier 0.
     """
 
     def __init__(self, port: Port | None = None, labels=("do", "re", "mi", "fa")):
         self.calls: list[object] = []
         self.down: set[str] = set()
         self.fail: list[CascadeError] = []
+        self.full_failed = False
         self.labels = labels
         frame = port or Port("FRAME", "FP32", (3,))
         command, reply = (Port("COMMAND", "BYTES", (1,)),), (Port("REPLY", "BYTES", (1,)),)
@@ -180,11 +183,17 @@ class FakeCascade:
         tier = (values[:, 1] < point.gates[0].threshold).astype(np.int32)
         low, high = parameters.get("cascade_min_tier", 0), parameters.get("cascade_max_tier", 1)
         label = scores.argmax(axis=1).astype(np.int32)
+        answered = np.clip(tier, low, high)
+        degraded = np.zeros(len(values), dtype=np.int32)
+        if self.full_failed:
+            degraded[answered == 1] = 1
+            answered = np.zeros_like(answered)
         return {
             "SCORES": scores,
             "LABEL": label[:, None],
             "CONFIDENCE": scores.max(axis=1)[:, None],
-            "TIER": np.clip(tier, low, high)[:, None].astype(np.int32),
+            "TIER": answered[:, None].astype(np.int32),
+            "DEGRADED": degraded[:, None],
         }
 
 

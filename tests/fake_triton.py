@@ -95,6 +95,7 @@ class Server:
     def __init__(self):
         self.models: dict[str, Any] = {}
         self.calls: list[tuple[str, int]] = []
+        self.versions: list[int] = []
         self.counted: Counter = Counter()
 
     def module(self) -> types.ModuleType:
@@ -102,8 +103,16 @@ class Server:
         module = types.ModuleType("triton_python_backend_utils")
 
         class InferenceRequest:
-            def __init__(self, model_name, requested_output_names, inputs, preferred_memory=None):
+            def __init__(
+                self,
+                model_name,
+                requested_output_names,
+                inputs,
+                preferred_memory=None,
+                model_version=-1,
+            ):
                 self._model, self._wanted = model_name, requested_output_names
+                server.versions.append(model_version)
                 self._inputs = {t.name(): t.as_numpy() for t in inputs}
 
             def exec(self):
@@ -121,7 +130,7 @@ class Server:
                 server.counted[self._key] += n
 
         class MetricFamily:
-            COUNTER = "counter"
+            COUNTER, GAUGE = "counter", "gauge"
 
             def __init__(self, name, description, kind):
                 self._name = name

@@ -72,6 +72,34 @@ def answer(
     Returns:
         (tier, label, confidence).
     """
+    found = answer_without(policy, logits, (), "fail", point, min_tier, max_tier)
+    assert found is not None
+    return found[:3]
+
+
+def answer_without(
+    policy: dict,
+    logits: Sequence[Sequence[float]],
+    failed: Sequence[int],
+    how: str,
+    point: str | None = None,
+    min_tier: int = 0,
+    max_tier: int | None = None,
+) -> tuple[int, int, float, bool] | None:
+    """Answer one row while some tiers fail.
+
+    Args:
+        policy: ``policy.json`` as parsed JSON.
+        logits: One row of logits per tier.
+        failed: The tiers that fail.
+        how: What ``on_tier_failure`` says.
+        point: Name of the operating point; None: the default.
+        min_tier: Lowest tier that may answer.
+        max_tier: Highest tier that may answer; None: the last.
+
+    Returns:
+        (tier, label, confidence, whether a tier failed on the way); None: the row is refused.
+    """
     last = len(policy["tiers"]) - 1
     max_tier = last if max_tier is None else max_tier
     name = policy["default"] if point is None else point
@@ -79,18 +107,27 @@ def answer(
     on = [k for k in range(last + 1) if not gates[k].get("off", False)]
     usable = [k for k in on if min_tier <= k <= max_tier] or [max_tier]
     activate = {"softmax": softmax, "sigmoid": sigmoid}[policy["activation"]]
-    k, ran = usable[0], []
+    k, ran, best, degraded = usable[0], [], None, False
     while True:
-        how = policy["tiers"][k]["score"]
-        row = [float(z) for z in logits[k]]
-        ran.append(activate(row, how.get("temperature", 1.0)))
-        value = gate_score(how, row, policy["activation"])
         higher = [m for m in usable if m > k]
+        if k in failed:
+            degraded = True
+            if how == "fail":
+                return None
+            if not higher or (how == "best_so_far" and best is not None):
+                return None if best is None else (*best, degraded)
+            k = higher[0]
+            continue
+        scoring = policy["tiers"][k]["score"]
+        row = [float(z) for z in logits[k]]
+        ran.append(activate(row, scoring.get("temperature", 1.0)))
+        value = gate_score(scoring, row, policy["activation"])
         if value < gates[k].get("skip_below", -math.inf):
             target = min(gates[k]["skip_to"], max_tier)
             higher = [m for m in usable if m >= max(target, k + 1)]
+        mean = policy.get("answer", "last") == "mean"
+        probs = [sum(p) / len(ran) for p in zip(*ran, strict=True)] if mean else ran[-1]
+        best = (k, probs.index(max(probs)), max(probs))
         if not higher or value >= gates[k].get("threshold", -math.inf):
-            mean = policy.get("answer", "last") == "mean"
-            probs = [sum(p) / len(ran) for p in zip(*ran, strict=True)] if mean else ran[-1]
-            return k, probs.index(max(probs)), max(probs)
+            return (*best, degraded)
         k = higher[0]

@@ -96,6 +96,7 @@ def _like_router(setup: Setup, name: str) -> Any:
     """Describe a Python model with the tensors and instances of our router, and the gates."""
     config = setup.config("router")
     config.name = name
+    config.ClearField("version_policy")
     config.ClearField("parameters")
     config.parameters["thresholds"].string_value = ",".join(map(str, setup.thresholds))
     config.parameters["activation"].string_value = setup.activation

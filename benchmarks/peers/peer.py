@@ -29,6 +29,8 @@ from cascade_client.bench import Candidate
 from cascade_client.calls import AsyncTransport, Port
 from cascade_router import Policy, Score
 from cascade_router.errors import PolicyError, ServerError
+from cascade_router.manifest import read_manifest, versions_in
+from cascade_router.versions import FIRST, folder_in_force
 
 __all__ = ["Loadable", "Peer", "Setup", "Tier", "server_of"]
 
@@ -104,14 +106,18 @@ class Setup:
         """
         from tritonclient.grpc import model_config_pb2
 
-        policy = Policy.read(repository / f"{cascade}_router" / "1" / "policy.json")
+        folder = folder_in_force(repository, cascade)
+        policy, versions = Policy.read(folder / "policy.json"), versions_in(read_manifest(folder))
         router = _config(repository, f"{cascade}_router")
         taken = router.input[0]
         datatype = model_config_pb2.DataType.Name(taken.data_type).removeprefix("TYPE_")
         return cls(
             repository=repository,
             cascade=cascade,
-            tiers=tuple(_tier(repository, tier.model) for tier in policy.tiers),
+            tiers=tuple(
+                _tier(repository, tier.model, versions.get(tier.name, FIRST))
+                for tier in policy.tiers
+            ),
             thresholds=_thresholds(policy, policy.default if point is None else point),
             activation=policy.activation,
             classes=policy.n_classes,
@@ -205,7 +211,7 @@ def _config(repository: Path, model: str) -> Any:
     return triton_config.parse((repository / model / "config.pbtxt").read_text())
 
 
-def _tier(repository: Path, model: str) -> Tier:
+def _tier(repository: Path, model: str, version: int) -> Tier:
     config = _config(repository, model)
     # The embedded target and Triton's onnxruntime backend name it differently.
     threads = {
@@ -215,7 +221,7 @@ def _tier(repository: Path, model: str) -> Tier:
     }
     return Tier(
         model=model,
-        onnx=(repository / model / "1" / "model.onnx").resolve(),
+        onnx=(repository / model / str(version) / "model.onnx").resolve(),
         instances=config.instance_group[0].count,
         threads=next(iter(threads.values()), 1),
     )

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import repository, rows, targets
+from cascade_router.errors import BuildError
+from cascade_router.supervision.remains import holder
+
+from . import golden, repository, rows, targets
 from .artifacts import Task, found, json_of, written
 from .build_report import BuildReport, ExpertReport
 from .expert_costs import costs
@@ -25,7 +28,7 @@ from .spec import Spec
 from .targets.job import Array
 from .tasks import Tasks
 
-__all__ = ["build"]
+__all__ = ["Made", "Work", "alone", "build"]
 
 _ROWS = 32
 """Real rows used for verification and cost."""
@@ -69,12 +72,12 @@ def build(
     resolved, why = targets.choose(target, spec)
     targets.check(spec, resolved)
     folder = artifacts_folder / spec.name
-    work = _Work(spec, resolved, repository_folder, folder, tell, clock)
+    work = Work(spec, resolved, repository_folder, folder, tell, clock)
     if dry_run:
         completed = repository.unfinished(repository_folder, spec.name)
         report = work.planned()
     else:
-        with _alone(folder, repository_folder, tell):
+        with alone(folder, repository_folder, tell):
             completed = repository.finish(repository_folder, spec.name)
             tidy(folder)
             report = work.done(limits)
@@ -87,7 +90,7 @@ def build(
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, repository_folder: Path, tell: Tell) -> Iterator[None]:
+def alone(folder: Path, repository_folder: Path, tell: Tell) -> Iterator[None]:
     """Keep other builds out of both folders."""
     with (
         locked(folder, "build folder", tell),
@@ -96,7 +99,24 @@ def _alone(folder: Path, repository_folder: Path, tell: Tell) -> Iterator[None]:
         yield
 
 
-class _Work:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """The experts of a cascade, ready to be laid out.
+
+    Attributes:
+        tasks: One per expert, in the order of the tiers.
+        built: What came of them.
+        cost_ms: Milliseconds per batch by batch size, by name of the expert.
+        golden: File of the golden rows.
+    """
+
+    tasks: Sequence[Task]
+    built: Sequence[Built]
+    cost_ms: dict[str, dict[int, float]]
+    golden: Path
+
+
+class Work:
     """One build of one cascade; rows are read only if an expert must run."""
 
     def __init__(
@@ -122,10 +142,21 @@ class _Work:
         """Say what would be done."""
         tasks = self._all_tasks()
         built = [task.built or LaidOut.unbuilt(task, self._target) for task in tasks]
-        return self._report(tasks, built, self._laid_out(built), {}, dry_run=True)
+        laid_out = self._laid_out(built, golden.unmade(self._folder, tasks))
+        return self._report(tasks, built, laid_out, {}, dry_run=True)
 
     def done(self, limits: Limits | None) -> BuildReport:
         """Do it."""
+        made = self.made(limits)
+        laid_out = self._laid_out(made.built, made.golden)
+        if laid_out.differs:
+            _not_served(self._repository)
+            self._tell("writing the repository")
+            laid_out.write_out()
+        return self._report(made.tasks, made.built, laid_out, made.cost_ms, dry_run=False)
+
+    def made(self, limits: Limits | None) -> Made:
+        """Make the experts; the repository stays as it is."""
         tasks = self._all_tasks()
         self._make([task for task in tasks if task.built is None], limits)
         built = [task.built or found(task) for task in tasks]
@@ -140,19 +171,18 @@ class _Work:
             tell=self._tell,
             clock=self._clock,
         )
+        kept = golden.golden_file(
+            self._folder, self._spec, self._target, tasks, built, self._canonical, self._tell
+        )
         prune(self._folder, tasks)
-        laid_out = self._laid_out(built)
-        if laid_out.differs:
-            self._tell("writing the repository")
-            laid_out.write_out()
-        return self._report(tasks, built, laid_out, spent, dry_run=False)
+        return Made(tasks=tasks, built=built, cost_ms=spent, golden=kept)
 
     def _all_tasks(self) -> list[Task]:
         return [self._tasks.of(expert) for expert in self._spec.experts]
 
-    def _laid_out(self, built: Sequence[Built]) -> LaidOut:
+    def _laid_out(self, built: Sequence[Built], kept: Path) -> LaidOut:
         names = labels(self._spec)
-        return LaidOut.of(self._spec, self._target, built, self._repository, names)
+        return LaidOut.of(self._spec, self._target, built, self._repository, names, kept)
 
     def _make(self, tasks: Sequence[Task], limits: Limits | None) -> None:
         """Make experts: side by side where that is wanted and there are several."""
@@ -239,6 +269,19 @@ class _Work:
             policy_reason=laid_out.policy.reason,
             seconds=0.0,
         )
+
+
+def _not_served(repository_folder: Path) -> None:
+    """Refuse to exchange files that a server may look at again at any time, one model at a time.
+
+    Raises:
+        BuildError: If cascade-serve runs on the repository; a stock tritonserver leaves no trace.
+    """
+    process = holder(repository_folder)
+    if process is not None:
+        message = f"{repository_folder}: cascade-serve (process {process}) is serving it"
+        hint = "`cascade-builder deploy` changes it while it serves; or stop the server"
+        raise BuildError(message, hint=hint)
 
 
 def _action(task: Task) -> str:

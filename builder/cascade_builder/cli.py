@@ -12,6 +12,7 @@ from cascade_router.errors import CascadeError
 
 from .cli_calibrate import calibrate
 from .cli_check import check
+from .cli_deploy import deploy, rollback
 from .cli_plan import plan
 from .cli_record import record
 from .cli_verify import verify
@@ -46,6 +47,8 @@ main.add_command(calibrate)
 main.add_command(plan)
 main.add_command(check)
 main.add_command(verify)
+main.add_command(deploy)
+main.add_command(rollback)
 
 
 @main.command()

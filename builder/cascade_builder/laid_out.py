@@ -9,15 +9,18 @@ from pathlib import Path
 
 from cascade_router.errors import BuildError
 from cascade_router.policy import NAME
+from cascade_router.versions import folder_in_force
 
 from . import first_policy, layout, repository, targets
 from .artifacts import Task, json_of
 from .build_report import ModelReport
+from .golden import FILE
 from .manifest import SCHEMA, Built, manifest, manifest_json
 from .repository_files import changed
 from .spec import Spec
+from .versions import Versions
 
-__all__ = ["LaidOut"]
+__all__ = ["LaidOut", "chosen_policy", "models_of"]
 
 _UNBUILT = "sha256:" + "0" * 64
 
@@ -33,6 +36,8 @@ class LaidOut:
         remove: Names of folders that an earlier build wrote and this one does not.
         reports: A report per folder.
         policy: Which policy the repository gets.
+        models: All folders as they should be, in the order of ``layout.model_names``.
+        versions: Which version each is.
     """
 
     spec: Spec
@@ -41,10 +46,19 @@ class LaidOut:
     remove: tuple[str, ...]
     reports: tuple[ModelReport, ...]
     policy: first_policy.Choice
+    models: tuple[layout.Model, ...]
+    versions: Versions
 
     @classmethod
     def of(
-        cls, spec: Spec, target: str, built: Sequence[Built], root: Path, names: list[str] | None
+        cls,
+        spec: Spec,
+        target: str,
+        built: Sequence[Built],
+        root: Path,
+        names: list[str] | None,
+        golden: Path,
+        choice: first_policy.Choice | None = None,
     ) -> LaidOut:
         """Lay a cascade out and compare.
 
@@ -54,13 +68,16 @@ class LaidOut:
             built: The experts, in the order of the tiers.
             root: The model repository.
             names: Of the classes; None: there are none.
+            golden: The golden rows.
+            choice: The policy it gets; None: the one in force, or the spec's points.
 
         Raises:
             BuildError: If the repository cannot be read.
         """
+        versions = Versions.in_force(root, spec.name)
         try:
-            choice = _policy(spec, built, root)
-            models = _models(spec, target, built, choice, names)
+            choice = choice or chosen_policy(spec, built, root)
+            models = models_of(spec, target, built, choice, names, golden, versions)
             reasons = {model.name: changed(root, model) for model in models}
         except OSError as exc:
             message = f"{root}: the repository cannot be read: {exc}"
@@ -73,6 +90,8 @@ class LaidOut:
             remove=remove,
             reports=tuple(_reports(reasons, remove)),
             policy=choice,
+            models=tuple(models),
+            versions=versions,
         )
 
     @staticmethod
@@ -110,7 +129,7 @@ class LaidOut:
         router = self.spec.model("router")
         guard = None
         if len(self.write) + len(self.remove) > 1 and router in {m.name for m in self.write}:
-            guard = (f"{router}/1/manifest.json", _unfinished(self.spec))
+            guard = (f"{router}/{self.versions.router}/manifest.json", _unfinished(self.spec))
         change = repository.Change(
             owner=self.spec.name, write=self.write, remove=self.remove, guard=guard
         )
@@ -127,7 +146,8 @@ class LaidOut:
                 raise BuildError(message, hint=hint)
 
 
-def _policy(spec: Spec, built: Sequence[Built], root: Path) -> first_policy.Choice:
+def chosen_policy(spec: Spec, built: Sequence[Built], root: Path) -> first_policy.Choice:
+    """Keep the policy in force if it holds for these experts, else take the spec's points."""
     try:
         path = _router_file(spec, root, "policy.json")
         existing = path.read_text(encoding="utf-8", errors="replace")
@@ -139,13 +159,16 @@ def _policy(spec: Spec, built: Sequence[Built], root: Path) -> first_policy.Choi
     return first_policy.choose(existing, new, same_input=form == spec.input.described)
 
 
-def _models(
+def models_of(
     spec: Spec,
     target: str,
     built: Sequence[Built],
     choice: first_policy.Choice,
     names: list[str] | None,
+    golden: Path,
+    versions: Versions,
 ) -> list[layout.Model]:
+    """Say every folder of a cascade, as these versions; arguments as of ``LaidOut.of``."""
     core = layout.core_files()
     described = manifest(
         spec,
@@ -153,16 +176,18 @@ def _models(
         built,
         models=layout.model_names(spec),
         core_digest=layout.core_digest(core),
+        versions=versions,
     )
-    files = {
+    files: dict[str, bytes | Path] = {
         "policy.json": choice.text.encode(),
         "manifest.json": manifest_json(described).encode(),
+        FILE: golden,
     }
     if choice.old is not None:
         files["policy.json.old"] = choice.old.encode()
     if names is not None:
         files["labels.txt"] = "".join(f"{name}\n" for name in names).encode()
-    return layout.layout(spec, target, built, core=core, router_files=files)
+    return layout.layout(spec, target, built, core=core, router_files=files, versions=versions)
 
 
 def _reports(reasons: dict[str, str | None], remove: Sequence[str]) -> list[ModelReport]:
@@ -199,4 +224,4 @@ def _unfinished(spec: Spec) -> bytes:
 
 
 def _router_file(spec: Spec, root: Path, name: str) -> Path:
-    return root / spec.model("router") / "1" / name
+    return folder_in_force(root, spec.name) / name

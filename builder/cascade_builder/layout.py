@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cascade_router
+from cascade_router.versions import FIRST
 
 from . import triton_config
 from .manifest import Built
 from .spec import Spec
+from .versions import Versions, pinned, serving
 
 __all__ = ["Model", "core_digest", "core_files", "layout", "model_names"]
 
@@ -31,10 +33,12 @@ class Model:
     Attributes:
         name: Of the folder and the Triton model.
         files: Contents by path in the folder; a path is copied from there.
+        version: The version folder that is ours; others are left alone.
     """
 
     name: str
     files: Mapping[str, bytes | Path]
+    version: int = FIRST
 
 
 def core_files() -> dict[str, bytes]:
@@ -66,7 +70,8 @@ def layout(
     built: Sequence[Built],
     *,
     core: Mapping[str, bytes],
-    router_files: Mapping[str, bytes],
+    router_files: Mapping[str, bytes | Path],
+    versions: Versions | None = None,
 ) -> list[Model]:
     """Say every folder and file.
 
@@ -76,59 +81,69 @@ def layout(
         built: The experts, in the order of the tiers.
         core: Files of the router core.
         router_files: What else lies beside the router's ``model.py``, such as ``policy.json``.
+        versions: Which version each is; None: the first.
 
     Returns:
         The folders in the order of ``model_names``.
     """
-    models = [_expert(spec, one, target, core) for one in built]
+    versions = versions or Versions()
+    models = [_expert(spec, one, target, core, versions.of(one.expert.name)) for one in built]
     if spec.input.raw is not None:
         files = _preprocess(spec, core)
         models.append(_model(triton_config.preprocess_config(spec), files))
     files = _python("backend", "Routes the rows of this cascade.", core)
-    files |= {f"1/{name}": data for name, data in router_files.items()}
+    files |= router_files
     here = triton_config.expert_in_router(spec, target)
     if here is not None:
         first = next(one for one in built if one.expert is here)
-        files |= {f"1/experts/{here.name}.onnx": next(iter(first.files.values()))}
-    models.append(_model(triton_config.router_config(spec, target), files))
+        files |= {f"experts/{here.name}.onnx": next(iter(first.files.values()))}
+    config = triton_config.router_config(spec)
+    models.append(_model(serving(config, [versions.router]), files, versions.router))
     files = _python("control", "Tells about this cascade.", core)
     models.append(_model(triton_config.control_config(spec), files))
     # Triton wants a version folder for an ensemble too, and git keeps no empty folder.
-    models.append(_model(triton_config.ensemble_config(spec), {"1/.keep": b""}))
+    config = pinned(triton_config.ensemble_config(spec), spec.model("router"), versions.router)
+    models.append(_model(config, {".keep": b""}))
     return models
 
 
-def _expert(spec: Spec, built: Built, target: str, core: Mapping[str, bytes]) -> Model:
+def _expert(
+    spec: Spec, built: Built, target: str, core: Mapping[str, bytes], version: int
+) -> Model:
     if built.served is not None:
         # An ensemble needs an empty version folder, see below.
         config = triton_config.adapter_config(spec, built.expert, built.served)
-        return _model(config, {"1/.keep": b""})
-    files: dict[str, bytes | Path] = {f"1/{name}": p for name, p in built.files.items()}
+        return _model(serving(config, [version]), {".keep": b""}, version)
+    files: dict[str, bytes | Path] = dict(built.files)
     if target in _RUNNERS:
         files |= _python(*_RUNNERS[target], core)
     capability = built.toolchain.get("compute_capability")
     config = triton_config.expert_config(spec, built.expert, target, capability)
-    return _model(config, files)
+    return _model(serving(config, [version]), files, version)
 
 
 def _preprocess(spec: Spec, core: Mapping[str, bytes]) -> dict[str, bytes | Path]:
     if spec.input.text is None:
         return _python("images_model", "Decodes the pictures of this cascade.", core)
     files = _python("text_model", "Tokenises the texts of this cascade.", core)
-    return files | {"1/tokenizer.json": spec.input.text.tokenizer}
+    return files | {"tokenizer.json": spec.input.text.tokenizer}
 
 
 def _python(module: str, sentence: str, core: Mapping[str, bytes]) -> dict[str, bytes | Path]:
-    """Say the files of a Python model: a shim, and the core it imports."""
+    """Say the files of a version of a Python model: a shim, and the core it imports."""
     shim = (
         f'"""{sentence} Written by cascade-builder."""\n\n'
         f"from .{_CORE}.{module} import TritonPythonModel\n\n"
         f'__all__ = ["TritonPythonModel"]\n'
     )
-    files: dict[str, bytes | Path] = {"1/model.py": shim.encode()}
-    return files | {f"1/{_CORE}/{name}": data for name, data in core.items()}
+    files: dict[str, bytes | Path] = {"model.py": shim.encode()}
+    return files | {f"{_CORE}/{name}": data for name, data in core.items()}
 
 
-def _model(config: triton_config.ModelConfig, files: Mapping[str, bytes | Path]) -> Model:
+def _model(
+    config: triton_config.ModelConfig, files: Mapping[str, bytes | Path], version: int = FIRST
+) -> Model:
+    """Make a folder of a config and the files of one version."""
     text = triton_config.text(config).encode()
-    return Model(name=config.name, files={"config.pbtxt": text, **files})
+    inside = {f"{version}/{name}": content for name, content in files.items()}
+    return Model(name=config.name, files={"config.pbtxt": text, **inside}, version=version)

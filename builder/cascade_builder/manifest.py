@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from .runtime import OUTPUT
 from .spec import Expert, Spec
+from .triton_config import router_options
+from .versions import Versions
 
 if TYPE_CHECKING:
     from .sources.served import ServedModel
 
 __all__ = ["SCHEMA", "Built", "file_digest", "manifest", "manifest_json", "said_of"]
 
-SCHEMA = 2
-"""Schema number written; 1 knew ONNX files made by factories alone."""
+SCHEMA = 3
+"""Schema number written; 1 knew ONNX files made by factories alone, 2 no versions."""
 
 _DISTRIBUTION = "triton-cascade"
 
@@ -63,7 +65,13 @@ def said_of(expert: Expert) -> dict[str, Any]:
 
 
 def manifest(
-    spec: Spec, target: str, built: Sequence[Built], *, models: Sequence[str], core_digest: str
+    spec: Spec,
+    target: str,
+    built: Sequence[Built],
+    *,
+    models: Sequence[str],
+    core_digest: str,
+    versions: Versions | None = None,
 ) -> dict[str, Any]:
     """Describe a repository.
 
@@ -73,7 +81,9 @@ def manifest(
         built: The experts, in the order of the tiers.
         models: Folders written.
         core_digest: ``sha256:...`` of the router core that was copied in.
+        versions: Which version of each expert the router calls; None: the first.
     """
+    versions = versions or Versions()
     return {
         "schema": SCHEMA,
         "cascade": spec.name,
@@ -82,7 +92,8 @@ def manifest(
         "core_digest": core_digest,
         "models": list(models),
         "input": spec.input.described,
-        "experts": [_expert(spec, one) for one in built],
+        "router": router_options(spec, target),
+        "experts": [_expert(spec, one, versions.of(one.expert.name)) for one in built],
         "versions": {_DISTRIBUTION: importlib.metadata.version(_DISTRIBUTION)},
     }
 
@@ -92,10 +103,11 @@ def manifest_json(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
 
-def _expert(spec: Spec, built: Built) -> dict[str, Any]:
+def _expert(spec: Spec, built: Built, version: int) -> dict[str, Any]:
     return {
         "name": built.expert.name,
         "model": spec.model(built.expert.name),
+        "version": version,
         "digest": built.digest,
         **said_of(built.expert),
         "weights": [dict(one) for one in built.weights],

@@ -16,6 +16,7 @@ from typing import Any
 from cascade_router.errors import BuildError, CalibrationError, PolicyError
 from cascade_router.manifest import read_manifest
 from cascade_router.policy import Policy
+from cascade_router.versions import folder_in_force
 
 from .records import Records
 from .spec import Spec
@@ -40,8 +41,8 @@ class Placed:
 
 
 def router_folder(spec: Spec, repository: Path) -> Path:
-    """Say where the router's files are."""
-    return repository / spec.model("router") / "1"
+    """Say where the files of the router's version in force are."""
+    return folder_in_force(repository, spec.name)
 
 
 def check_fits(records: Records, spec: Spec, repository: Path) -> None:

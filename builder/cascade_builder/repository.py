@@ -9,11 +9,12 @@ and files in our folders that we do not write, stay.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from .artifacts import json_of, written
 from .layout import Model
 from .repository_files import carry_over, stage
 
-__all__ = ["Change", "apply", "finish", "unfinished"]
+__all__ = ["Change", "add", "apply", "aside", "finish", "unfinished"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ def apply(root: Path, change: Change, look: Callable[[Path], None] = lambda _: N
         staging = _staging(root)
         for model in change.write:
             stage(staging / model.name, model)
-            carry_over(root / model.name, staging / model.name)
+            carry_over(root / model.name, staging / model.name, model.version)
         look(staging)
         renaming = _Renaming(
             root=root,
@@ -123,6 +124,52 @@ def finish(root: Path, owner: str) -> bool:
         message = f"{root}: an interrupted build cannot be completed: {exc}"
         raise BuildError(message, hint="check free space and rights, and build again") from exc
     return renaming is not None
+
+
+def add(root: Path, models: Sequence[Model]) -> None:
+    """Lay versions beside those that are there; nothing that is there changes.
+
+    Each appears whole. Of a model that is there only the version folder is taken.
+
+    Args:
+        root: The model repository.
+        models: Folders, each with one version that is not there yet.
+
+    Raises:
+        BuildError: If the file system refuses; what was added before stays.
+    """
+    staging: Path | None = None
+    try:
+        staging = _staging(root)
+        for model in models:
+            stage(staging / model.name, model)
+            inside = (model.name,) if not (root / model.name).is_dir() else _version(model)
+            staging.joinpath(*inside).rename(root.joinpath(*inside))
+    except (OSError, shutil.Error) as exc:
+        message = f"{root}: the repository cannot be written: {exc}"
+        raise BuildError(message, hint="check free space and rights") from exc
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def aside(root: Path, folder: Path) -> Iterator[None]:
+    """Take a folder out of the repository for a while; what lies there in the end is removed."""
+    staging = _staging(root)
+    try:
+        folder.rename(staging / folder.name)
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            (staging / folder.name).rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _version(model: Model) -> tuple[str, str]:
+    return model.name, str(model.version)
 
 
 class _StuckError(Exception):

@@ -11,11 +11,13 @@ from .layout import Model
 
 __all__ = ["carry_over", "changed", "stage"]
 
+_CONFIG = "config.pbtxt"
 _OURS = {
-    "config.pbtxt",
-    *("1/model.py", "1/.keep"),
-    *("1/policy.json", "1/manifest.json", "1/labels.txt", "1/tokenizer.json"),
+    *("model.py", ".keep"),
+    *("policy.json", "manifest.json", "golden.npz", "labels.txt", "tokenizer.json"),
 }
+"""In the version folder that is ours."""
+
 _OUR_SUFFIXES = {".onnx", ".plan", ".pt2"}
 """What targets serve, whatever its name."""
 
@@ -39,7 +41,8 @@ def changed(root: Path, model: Model) -> str | None:
             return f"{name} changed"
     for file in _files(folder):
         # Triton's stub writes __pycache__; that is no change.
-        if "__pycache__" not in file.parts and _is_ours(file) and str(file) not in model.files:
+        ours = "__pycache__" not in file.parts and _is_ours(file, model.version)
+        if ours and str(file) not in model.files:
             return f"{file} is no longer needed"
     return None
 
@@ -56,11 +59,11 @@ def stage(folder: Path, model: Model) -> None:
             path.write_bytes(content)
 
 
-def carry_over(old: Path, new: Path) -> None:
-    """Copy what others put into a folder: another version, a config for other machines."""
+def carry_over(old: Path, new: Path, version: int) -> None:
+    """Copy what else lies in a folder: other versions, a config for other machines."""
     for file in _files(old):
         target = new / file
-        if not _is_ours(file) and not target.exists():
+        if not _is_ours(file, version) and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(old / file, target)
 
@@ -72,12 +75,15 @@ def _files(folder: Path) -> Iterator[PurePosixPath]:
             yield PurePosixPath(path.relative_to(folder).as_posix())
 
 
-def _is_ours(file: PurePosixPath) -> bool:
-    if str(file) in _OURS:
-        return True
-    in_version = len(file.parts) > 1 and file.parts[0] == "1"
-    in_ours = in_version and len(file.parts) > 2 and file.parts[1] in _OUR_FOLDERS
-    return in_ours or (in_version and len(file.parts) == 2 and file.suffix in _OUR_SUFFIXES)
+def _is_ours(file: PurePosixPath, version: int) -> bool:
+    match file.parts:
+        case (name,):
+            return name == _CONFIG
+        case (folder, name) if folder == str(version):
+            return name in _OURS or file.suffix in _OUR_SUFFIXES
+        case (folder, inner, *_) if folder == str(version):
+            return inner in _OUR_FOLDERS
+    return False
 
 
 def _same(path: Path, content: bytes | Path) -> bool:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cascade_router.errors import BuildError
 from cascade_router.manifest import read_manifest
+from cascade_router.versions import FIRST, folder_in_force
 
 from . import targets
 from .manifest import file_digest, said_of
@@ -59,7 +60,7 @@ def served_experts(spec: Spec, repository: Path) -> list[Served]:
             one that was built.
         PolicyError: If its manifest cannot be read.
     """
-    folder = repository / spec.model("router") / "1"
+    folder = folder_in_force(repository, spec.name)
     if not folder.is_dir():
         _refuse(spec, repository, f"{repository} holds no cascade {spec.name!r}")
     manifest = read_manifest(folder)
@@ -112,7 +113,7 @@ def _served(
     if any(built.get(key) != value for key, value in said_of(expert).items()):
         _refuse(spec, repository, f"the spec of expert {expert.name!r} has changed since then")
     model = spec.model(expert.name)
-    folder = repository / model / "1"
+    folder = repository / model / str(built.get("version", FIRST))
     files = {str(name): folder / str(name) for name in built.get("files", [])}
     beneath = None
     try:

@@ -145,7 +145,11 @@ class Router:
         runs_first_expert: The first expert runs in the router's process (target ``embedded``),
             which saves every row a call; it is served as a model of its own besides.
         max_waiting_rows: Most rows that may wait for one tier in one instance; more are refused.
+        max_waiting_requests: Most requests that may wait before the router, and before the model
+            that prepares their rows; more are refused.
         calls_per_tier: Calls of one tier that one instance may have under way.
+        on_tier_failure: What becomes of rows whose tier failed, one of ``walk.ON_TIER_FAILURE``.
+        tier_timeout_ms: A call of a tier that takes longer has failed.
         abstain_below: A row that the last expert answers with a lower score gets label -1; None:
             every row gets a label.
     """
@@ -153,7 +157,10 @@ class Router:
     instances: int = 2
     runs_first_expert: bool = True
     max_waiting_rows: int = 256
+    max_waiting_requests: int = 256
     calls_per_tier: int = 2
+    on_tier_failure: str = "escalate"
+    tier_timeout_ms: int = 10_000
     abstain_below: float | None = None
 
 

@@ -9,6 +9,7 @@ from cascade_router.errors import SpecError
 from cascade_router.policy import NAME
 from cascade_router.scores import ACTIVATIONS
 from cascade_router.strict import Table
+from cascade_router.walk import ON_TIER_FAILURE
 
 from . import sources
 from .factories import Factory
@@ -135,7 +136,14 @@ class Reader:
             max_waiting_rows=table.whole(
                 "max_waiting_rows", usual.max_waiting_rows, low=1, high=1_000_000
             ),
+            max_waiting_requests=table.whole(
+                "max_waiting_requests", usual.max_waiting_requests, low=1, high=1_000_000
+            ),
             calls_per_tier=table.whole("calls_per_tier", usual.calls_per_tier, low=1, high=64),
+            on_tier_failure=table.choice("on_tier_failure", ON_TIER_FAILURE, usual.on_tier_failure),
+            tier_timeout_ms=table.whole(
+                "tier_timeout_ms", usual.tier_timeout_ms, low=1, high=3_600_000
+            ),
             abstain_below=table.number("abstain_below") if table.has("abstain_below") else None,
         )
         table.done()

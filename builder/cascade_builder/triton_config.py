@@ -26,6 +26,7 @@ __all__ = [
     "parse",
     "preprocess_config",
     "router_config",
+    "router_options",
     "text",
 ]
 
@@ -139,7 +140,29 @@ def _warmed_up(config: Any, spec: Spec, expert: Expert) -> None:
         tensor.zero_data = True
 
 
-def router_config(spec: Spec, target: str) -> ModelConfig:
+def router_options(spec: Spec, target: str) -> dict[str, str]:
+    """Say the router's options, which lie in its manifest: versions side by side may differ.
+
+    Args:
+        spec: The cascade.
+        target: What runs the experts; only ``embedded`` ones can run in the router's process.
+    """
+    router = spec.router
+    options = {
+        "calls_per_tier": str(router.calls_per_tier),
+        "max_waiting_rows": str(router.max_waiting_rows),
+        "on_tier_failure": router.on_tier_failure,
+        "tier_timeout_ms": str(router.tier_timeout_ms),
+    }
+    here = expert_in_router(spec, target)
+    if here is not None:
+        options |= {"expert_here": here.name, "intra_op_threads": str(here.threads)}
+    if router.abstain_below is not None:
+        options["abstain_below"] = repr(router.abstain_below)
+    return options
+
+
+def router_config(spec: Spec) -> ModelConfig:
     """Describe the router: canonical rows in, answers out.
 
     No response cache, ever: its key leaves request parameters out, so it would mix up the answers
@@ -147,26 +170,13 @@ def router_config(spec: Spec, target: str) -> ModelConfig:
 
     Args:
         spec: The cascade.
-        target: What runs the experts; only ``embedded`` ones can run in the router's process.
     """
-    router = spec.router
-    config = _python(spec.model("router"), spec.max_batch, router.instances)
+    config = _python(spec.model("router"), spec.max_batch, spec.router.instances)
     _tensor(config.input.add(), spec.input.name, spec.input.dtype, spec.input.shape)
     for name, dtype, shape in _answers(spec):
         _tensor(config.output.add(), name, dtype, shape)
     _batched(config)
-    _parameters(
-        config,
-        {
-            "max_waiting_rows": str(router.max_waiting_rows),
-            "calls_per_tier": str(router.calls_per_tier),
-        },
-    )
-    here = expert_in_router(spec, target)
-    if here is not None:
-        _parameters(config, {"expert_here": here.name, "intra_op_threads": str(here.threads)})
-    if router.abstain_below is not None:
-        _parameters(config, {"abstain_below": repr(router.abstain_below)})
+    _bounded(config, spec)
     return config
 
 
@@ -202,6 +212,7 @@ def preprocess_config(spec: Spec) -> ModelConfig:
     _tensor(config.input.add(), str(form.raw), "STRING", (1,))
     _tensor(config.output.add(), spec.input.name, spec.input.dtype, spec.input.shape)
     _batched(config)
+    _bounded(config, spec)
     _parameters(config, {"size": str(form.size)} if form.text is None else form.text.parameters)
     return config
 
@@ -272,6 +283,7 @@ def _answers(spec: Spec) -> list[tuple[str, str, tuple[int, ...]]]:
         ("LABEL", "INT32", (1,)),
         ("CONFIDENCE", "FP32", (1,)),
         ("TIER", "INT32", (1,)),
+        ("DEGRADED", "INT32", (1,)),
     ]
 
 
@@ -290,6 +302,12 @@ def _dtype(name: str) -> int:
 def _batched(config: Any, delay_us: int = 0) -> None:
     config.dynamic_batching.SetInParent()
     config.dynamic_batching.max_queue_delay_microseconds = delay_us
+
+
+def _bounded(config: Any, spec: Spec) -> None:
+    """Refuse what a flood brings beyond what may wait, instead of holding it in memory."""
+    policy = config.dynamic_batching.default_queue_policy
+    policy.max_queue_size = spec.router.max_waiting_requests
 
 
 def _parameters(config: Any, values: Mapping[str, str]) -> None:

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cascade_router.walk import ABSTAINED
+from cascade_router.walk import ABSTAINED, CUT_SHORT, TIER_FAILED
 
 from .calls import Array
 
 __all__ = ["Answer", "Names", "Ranked", "answers_from_arrays"]
+
+_DEGRADED = {0: None, TIER_FAILED: "tier", CUT_SHORT: "deadline"}
 
 
 class Ranked(NamedTuple):
@@ -55,6 +57,8 @@ class Answer:
         confidence: Probability of the label, 0 to 1.
         tier: The tier that answered, 0 = cheapest.
         tier_name: Its expert.
+        degraded: Why this is not what the policy would have answered: ``tier``, one failed or was
+            left alone because it had; ``deadline``, it cut the answer short. None: it is.
         scores: (C,) float32, probabilities of all classes; None where not asked for.
         ms: Milliseconds from sending the row's request to having the reply. Rows that went in
             one request share it.
@@ -68,6 +72,7 @@ class Answer:
     tier_name: str
     scores: npt.NDArray[np.float32] | None = field(compare=False, repr=False)
     ms: float
+    degraded: str | None = None
     names: Names = field(default_factory=Names, compare=False, repr=False)
 
     @property
@@ -102,6 +107,7 @@ class Answer:
             "confidence": self.confidence,
             "tier": self.tier,
             "tier_name": self.tier_name,
+            "degraded": self.degraded,
             "ms": round(self.ms, 3),
         }
         if top is not None:
@@ -115,7 +121,8 @@ def answers_from_arrays(
     """Read the outputs of a cascade.
 
     Args:
-        arrays: ``LABEL``, ``CONFIDENCE``, ``TIER`` (N, 1) and, where asked for, ``SCORES`` (N, C).
+        arrays: ``LABEL``, ``CONFIDENCE``, ``TIER`` (N, 1) and, where asked for, ``DEGRADED`` (N, 1)
+            and ``SCORES`` (N, C).
         n_rows: N, as sent.
         ms: What the request took.
         names: What classes and tiers are called.
@@ -126,6 +133,9 @@ def answers_from_arrays(
     labels, confidences, tiers = (
         _column(arrays, name, n_rows) for name in ("LABEL", "CONFIDENCE", "TIER")
     )
+    degraded: Sequence[Any] | Array = [0] * n_rows
+    if "DEGRADED" in arrays:
+        degraded = _column(arrays, "DEGRADED", n_rows)
     scores: Sequence[Any] | Array = [None] * n_rows
     if "SCORES" in arrays:
         scores = arrays["SCORES"].reshape(n_rows, -1)  # raises where rows are missing
@@ -138,6 +148,7 @@ def answers_from_arrays(
             tier_name=names.tier(int(tiers[i])),
             scores=scores[i],
             ms=ms,
+            degraded=_DEGRADED.get(int(degraded[i])),
             names=names,
         )
         for i in range(n_rows)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cascade_router.errors import CascadeError, RequestError
+from cascade_router.keys import FILE_VARIABLE
 
 from .address import Address
 from .cli_bench import bench
@@ -51,9 +52,17 @@ def _checked_url(ctx: click.Context, parameter: click.Parameter, url: str) -> st
     help="grpc://HOST:PORT, http://HOST:PORT, or HOST:PORT for gRPC.",
 )
 @click.option("--cascade", default="imagenet", show_default=True, help="Name of the cascade.")
+@click.option(
+    "--keys",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar=FILE_VARIABLE,
+    show_envvar=True,
+    metavar="FILE",
+    help="Key file, for a guarded server: to switch its policy, and to see all of its status.",
+)
 @click.version_option(package_name="triton-cascade")
 @click.pass_context
-def main(ctx: click.Context, url: str, cascade: str) -> None:
+def main(ctx: click.Context, url: str, cascade: str, keys: Path | None) -> None:
     """Ask a cascade served by Triton, load it, look at it.
 
     \b
@@ -67,7 +76,7 @@ def main(ctx: click.Context, url: str, cascade: str) -> None:
     Results go to stdout, everything else to stderr. Exit status: 0 done, 1 an error that is
     explained, 2 wrong usage.
     """
-    ctx.obj = Target(url, cascade)
+    ctx.obj = Target(url, cascade, keys)
 
 
 @main.command()

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from cascade_router.errors import CascadeError
+from cascade_router.keys import Keys
 
 from .answer import Answer
 from .calls import Array, AsyncTransport, Call, Flow, ModelSpec, Transport
@@ -30,6 +31,7 @@ class CascadeClient:
         url: ``grpc://host:port``, ``http://host:port`` or ``host:port`` (gRPC).
         cascade: Name of the cascade.
         timeout_s: Longest wait for one reply.
+        keys: For a guarded server: to switch its point, and to list what it has.
         transport: Used instead of opening the url.
         sleep: Waits between looks at a server that is not ready.
     """
@@ -40,15 +42,16 @@ class CascadeClient:
         cascade: str = "imagenet",
         *,
         timeout_s: float = 60.0,
+        keys: Keys | None = None,
         transport: Transport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if transport is None:
             from .transport import connect
 
-            transport = connect(url, timeout_s=timeout_s)
+            transport = connect(url, timeout_s=timeout_s, key=keys.control if keys else None)
         self._transport = transport
-        self._talk = Talk(url, cascade)
+        self._talk = Talk(url, cascade, policy_key=keys.policy if keys else None)
         self._sleep = sleep
 
     def infer(
@@ -182,14 +185,16 @@ class AsyncCascadeClient:
         cascade: str = "imagenet",
         *,
         timeout_s: float = 60.0,
+        keys: Keys | None = None,
         transport: AsyncTransport | None = None,
     ) -> None:
         if transport is None:
             from .transport import connect_async
 
-            transport = connect_async(url, timeout_s=timeout_s)
+            key = keys.control if keys else None
+            transport = connect_async(url, timeout_s=timeout_s, key=key)
         self._transport = transport
-        self._talk = Talk(url, cascade)
+        self._talk = Talk(url, cascade, policy_key=keys.policy if keys else None)
 
     async def infer(
         self,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from cascade_router.errors import CascadeError
+from cascade_router.keys import Keys
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,16 +43,18 @@ files_argument = click.argument("files", nargs=-1, type=click.Path(path_type=Pat
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked: where, and which cascade."""
+    """What is asked: where, which cascade, and with which key file."""
 
     url: str
     cascade: str
+    keys: Path | None = None
 
     def client(self) -> CascadeClient:
         """Open a client."""
         from .client import CascadeClient
 
-        return CascadeClient(self.url, self.cascade)
+        keys = None if self.keys is None else Keys.read(self.keys)
+        return CascadeClient(self.url, self.cascade, keys=keys)
 
 
 class Group(click.Group):

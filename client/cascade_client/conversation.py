@@ -6,13 +6,13 @@ clients run it. A failed call is raised at the place that yielded it.
 
 from __future__ import annotations
 
-import difflib
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cascade_router.errors import (
+    AccessError,
     CascadeError,
     NoAnswerError,
     NotReadyError,
@@ -38,12 +38,16 @@ from .calls import (
     as_bytes,
     ask,
 )
+from .roles import fixed_roles, roles_in, unknown
 from .rows import Row, canary, rows_from, stack
 from .status import Part, ServedPolicy, Status, TierStatus
 
 __all__ = ["Pause", "Talk", "infer_parameters"]
 
 _OUTPUTS = ("LABEL", "CONFIDENCE", "TIER")
+_MAYBE = "DEGRADED"
+"""An output that cascades built before it was there lack."""
+
 _POLL_S = 0.2
 
 
@@ -80,14 +84,21 @@ class Talk:
         url: Only for messages.
         cascade: Name of the cascade.
         clock: Seconds, monotonic.
+        policy_key: For a guarded server: to switch its point.
     """
 
     def __init__(
-        self, url: str, cascade: str, clock: Callable[[], float] = time.perf_counter
+        self,
+        url: str,
+        cascade: str,
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        policy_key: str | None = None,
     ) -> None:
         self._url = url
         self.cascade = cascade
         self._clock = clock
+        self._policy_key = {} if policy_key is None else {"key": policy_key}
         self._spec: ModelSpec | None = None
         self._names: Names | None = None
 
@@ -130,6 +141,8 @@ class Talk:
         most = max(spec.max_batch_size, 1)
         step = min(rows_per_request or most, most)
         outputs = (*_OUTPUTS, "SCORES") if scores else _OUTPUTS
+        if any(port.name == _MAYBE for port in spec.outputs):
+            outputs = (*outputs, _MAYBE)
         answers: list[Answer] = []
         for at in range(0, len(rows), step):
             part = rows[at : at + step]
@@ -150,7 +163,7 @@ class Talk:
         Raises:
             RequestError: If there is no such point; those there are are listed.
         """
-        reply = yield from self._command(do="set", point=point, who=who)
+        reply = yield from self._command(do="set", point=point, who=who, **self._policy_key)
         change: dict[str, str] = json.loads(reply)
         return change
 
@@ -170,10 +183,10 @@ class Talk:
             RequestError: If the server has nothing of such a cascade.
         """
         server = yield from ask(ServerMetadata())
-        entries = yield from ask(Index())
-        own = _roles(self.cascade, entries)
+        entries = yield from self._entries()
+        own = roles_in(self.cascade, entries)
         if not own:
-            raise _unknown(self.cascade, entries)
+            raise unknown(self.cascade, entries)
         served: ServedPolicy | None = None
         if (yield from ask(ModelReady(f"{self.cascade}_control"))):
             served = yield from self.policy()
@@ -267,11 +280,30 @@ class Talk:
                 return RequestError(f"rows[{at + i}]: {found.message}", hint=found.hint)
         return exc
 
+    def _entries(self) -> Flow[list[IndexEntry]]:
+        """List the server's models; a guarded one lists none, so ask for those of this cascade."""
+        try:
+            return (yield from ask(Index()))
+        except AccessError:
+            names = fixed_roles(self.cascade)
+            states = {}
+            for name in names:
+                states[name] = "READY" if (yield from ask(ModelReady(name))) else "UNAVAILABLE"
+            if "READY" not in states.values():
+                raise
+            # A tensor's cascade has no preprocessing: it is not missed.
+            left_out = f"{self.cascade}_preprocess"
+            return [
+                IndexEntry(name, "", state, "")
+                for name, state in states.items()
+                if state == "READY" or name != left_out
+            ]
+
     def _missing(self, model: str, exc: CascadeError) -> Flow[CascadeError]:
         """Say better than the server why a model cannot be asked."""
-        entries = yield from ask(Index())
+        entries = yield from self._entries()
         if all(entry.name != model for entry in entries):
-            return _unknown(model, entries)
+            return unknown(model, entries)
         if (yield from ask(ModelReady(model))):
             return exc
         reason = next((e.reason for e in entries if e.name == model and e.reason), exc.message)
@@ -287,7 +319,7 @@ class Talk:
         return Part(
             model=model,
             role=role,
-            versions=tuple(entry.version for entry in mine if entry.state == "READY"),
+            versions=tuple(e.version for e in mine if e.state == "READY" and e.version),
             ready=ready,
             why="" if ready else "; ".join(filter(None, (e.reason or e.state for e in mine))),
             rows=rows,
@@ -300,29 +332,6 @@ def _only_input(spec: ModelSpec) -> Port:
         message = f"{spec.name}: has inputs {names}, expected one"
         raise RequestError(message, hint="is this model the ensemble of a cascade?")
     return spec.inputs[0]
-
-
-def _roles(cascade: str, entries: Sequence[IndexEntry]) -> dict[str, str]:
-    """Give the models of a cascade their roles, the ensemble first, experts last."""
-    models = {entry.name for entry in entries}
-    fixed = {cascade: "ensemble"}
-    fixed |= {f"{cascade}_{role}": role for role in ("preprocess", "router", "control")}
-    found = {model: role for model, role in fixed.items() if model in models}
-    if f"{cascade}_router" not in found:
-        return found
-    experts = {m for m in models - set(found) if m.startswith(f"{cascade}_")}
-    return found | dict.fromkeys(sorted(experts), "expert")
-
-
-def _unknown(model: str, entries: Sequence[IndexEntry]) -> RequestError:
-    models = sorted({entry.name for entry in entries})
-    cascades = [m for m in models if f"{m}_router" in models]
-    near = difflib.get_close_matches(model, cascades or models, n=1)
-    listed = f"cascades: {', '.join(cascades)}" if cascades else f"models: {', '.join(models)}"
-    return RequestError(
-        f"the server has no {model!r}; it has {listed if models else 'no models at all'}",
-        hint=f"did you mean {near[0]!r}?" if near else "name one of them with --cascade",
-    )
 
 
 def _tiers(served: ServedPolicy | None) -> tuple[TierStatus, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from cascade_router.errors import (
+    AccessError,
     BusyError,
     CascadeError,
     NoAnswerError,
@@ -41,6 +42,9 @@ _NOT_READY = re.compile(
     r"not ready|not at ready state|no available versions|is not available|shutting down",
     re.IGNORECASE,
 )
+# A guarded interface: gRPC gives it the code of a server that is busy.
+_RESTRICTED = re.compile(r"this (protocol|api) is restricted", re.IGNORECASE)
+_HOLD_A_KEY = "give the server's key file: --keys FILE"
 _BUSY = re.compile(r"exceeds maximum queue size|queue is full", re.IGNORECASE)
 _EXPIRED = re.compile(r"request timeout expired", re.IGNORECASE)
 
@@ -63,8 +67,8 @@ def from_grpc(code: str, text: str, *, where: str) -> CascadeError:
     message, hint = _sentence(text, code)
     if code == "DEADLINE_EXCEEDED":
         return silent(where)
-    if code in _ACCESS:
-        return ServerError(f"{where}: refused us: {message}", hint="is this API restricted?")
+    if code in _ACCESS or _RESTRICTED.search(message):
+        return AccessError(f"{where}: refused us: {message}", hint=_HOLD_A_KEY)
     if code in _REQUEST:
         return _not_ready(message) or RequestError(message, hint=hint)
     if code == "UNAVAILABLE" and _NO_CONNECTION.search(message):
@@ -86,7 +90,7 @@ def from_http(code: int, text: str, *, where: str) -> CascadeError:
     """
     message, hint = _sentence(text[:_MAX_HTTP_BODY], f"HTTP {code}")
     if code in {401, 403}:
-        return ServerError(f"{where}: refused us: {message}", hint="is this API restricted?")
+        return AccessError(f"{where}: refused us: {message}", hint=_HOLD_A_KEY)
     if code in {408, 504}:
         return silent(where)
     if code in {429, 503}:

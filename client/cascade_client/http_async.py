@@ -27,10 +27,12 @@ class AsyncHttpTransport:
     Args:
         address: The server.
         timeout_s: Longest wait where the call names none.
+        key: For guarded servers.
     """
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
+    def __init__(self, address: Address, timeout_s: float, key: str | None = None) -> None:
         self._address = address
+        self._key = key
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
 
@@ -63,7 +65,7 @@ class AsyncHttpTransport:
             f"{self._address}{message.path}",
             # aiohttp warns of large plain bytes, which it would hand over in one piece.
             data=io.BytesIO(message.body) if message.body else None,
-            headers=message.headers,
+            headers=message.headers_with(self._key),
             timeout=aiohttp.ClientTimeout(total=message.timeout_s),
             allow_redirects=False,
         ) as response:

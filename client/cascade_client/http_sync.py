@@ -26,10 +26,12 @@ class HttpTransport:
     Args:
         address: The server.
         timeout_s: Longest wait where the call names none.
+        key: For guarded servers.
     """
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
+    def __init__(self, address: Address, timeout_s: float, key: str | None = None) -> None:
         self._address = address
+        self._key = key
         self._timeout_s = timeout_s
         self._pool = urllib3.HTTPConnectionPool(
             address.host, address.port, maxsize=_MOST_IDLE, block=False
@@ -62,7 +64,7 @@ class HttpTransport:
             message.method,
             message.path,
             message.body or None,
-            dict(message.headers),
+            message.headers_with(self._key),
             retries=False,  # nor redirects; a connection found closed is replaced all the same
             timeout=urllib3.Timeout(total=message.timeout_s),
         )

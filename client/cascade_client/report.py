@@ -39,10 +39,16 @@ def answer_table(answers: Iterable[tuple[str, Answer]], top: int) -> Table:
             escape(name),  # a text may hold what rich takes for markup
             escape("\n".join(one.name or str(one.label) for one in ranked)),
             "\n".join(f"{one.probability:.3f}" for one in ranked),
-            f"{answer.tier} {answer.tier_name}{', abstains' if answer.abstained else ''}",
+            f"{answer.tier} {answer.tier_name}{_remarks(answer)}",
             f"{answer.ms:.1f}",
         )
     return table
+
+
+def _remarks(answer: Answer) -> str:
+    """Say what is not as usual: a cascade that abstains, a tier that failed, a time too short."""
+    degraded = {None: "", "tier": ", a tier failed", "deadline": ", cut short"}[answer.degraded]
+    return f"{', abstains' if answer.abstained else ''}{degraded}"
 
 
 def comparison_table(comparison: Comparison) -> Table:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from cascade_router.errors import ServerError
+from cascade_router.keys import HEADER
 
 from .calls import (
     Array,
@@ -68,6 +69,7 @@ class HttpMessage(Call[Any]):
         body: What is sent.
         headers: And under which headers.
         probe: The status code is the answer, whatever it is.
+        guarded: A guarded server wants the key for it.
     """
 
     method: str
@@ -77,6 +79,12 @@ class HttpMessage(Call[Any]):
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     probe: bool = False
+    guarded: bool = False
+
+    def headers_with(self, key: str | None) -> dict[str, str]:
+        """Name the headers, with the key where it is wanted and there is one."""
+        own = dict(self.headers)
+        return {**own, HEADER: key} if self.guarded and key is not None else own
 
 
 def encode(call: Call[Any], timeout_s: float) -> HttpMessage:
@@ -98,7 +106,8 @@ def encode(call: Call[Any], timeout_s: float) -> HttpMessage:
         case ModelConfig():
             return HttpMessage("GET", f"{_model(call.model)}/config", _spec, timeout_s)
         case Index():
-            return HttpMessage("POST", "/v2/repository/index", _index, timeout_s, body=b"{}")
+            path = "/v2/repository/index"
+            return HttpMessage("POST", path, _index, timeout_s, body=b"{}", guarded=True)
         case Statistics():
             return HttpMessage("GET", f"{_model(call.model)}/stats", _statistics, timeout_s)
         case _:

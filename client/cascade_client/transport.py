@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from cascade_router.keys import GRPC_HEADER
+
 from .address import Address
 from .calls import (
     Array,
@@ -59,24 +61,32 @@ SERVICE = "/inference.GRPCInferenceService/"
 _OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
-def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> Transport:
-    """Open the transport that the url names; nothing is sent yet."""
+def connect(url: str, *, timeout_s: float = TIMEOUT_S, key: str | None = None) -> Transport:
+    """Open the transport that the url names; nothing is sent yet.
+
+    Args:
+        url: The server.
+        timeout_s: Longest wait where the call names none.
+        key: Sent with calls of interfaces that a guarded server restricts, and with no others.
+    """
     address = Address.parse(url)
     if address.scheme == "grpc":
-        return GrpcTransport(address, timeout_s)
+        return GrpcTransport(address, timeout_s, key)
     from .http_sync import HttpTransport
 
-    return HttpTransport(address, timeout_s)
+    return HttpTransport(address, timeout_s, key)
 
 
-def connect_async(url: str, *, timeout_s: float = TIMEOUT_S) -> AsyncTransport:
+def connect_async(
+    url: str, *, timeout_s: float = TIMEOUT_S, key: str | None = None
+) -> AsyncTransport:
     """Open the asynchronous transport that the url names; call it inside the event loop."""
     address = Address.parse(url)
     if address.scheme == "grpc":
-        return AsyncGrpcTransport(address, timeout_s)
+        return AsyncGrpcTransport(address, timeout_s, key)
     from .http_async import AsyncHttpTransport
 
-    return AsyncHttpTransport(address, timeout_s)
+    return AsyncHttpTransport(address, timeout_s, key)
 
 
 def connect_load(url: str, *, timeout_s: float = TIMEOUT_S) -> AsyncTransport:
@@ -98,12 +108,14 @@ class GrpcMessage(Call[Any]):
         payload: The serialised request.
         decode: Reads the serialised reply.
         timeout_s: Longest wait.
+        guarded: A guarded server wants the key for it.
     """
 
     method: str
     payload: bytes
     decode: Callable[[bytes], Any]
     timeout_s: float
+    guarded: bool = False
 
 
 class GrpcTransport:
@@ -112,15 +124,17 @@ class GrpcTransport:
     Args:
         address: The server.
         timeout_s: Longest wait where the call names none.
+        key: For guarded servers.
     """
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
+    def __init__(self, address: Address, timeout_s: float, key: str | None = None) -> None:
         import grpc
 
         self._address = address
         self._codec = GrpcCodec(timeout_s)
         self._channel = grpc.insecure_channel(address.netloc, options=_OPTIONS)
         self._error = grpc.RpcError
+        self._key = None if key is None else [(GRPC_HEADER, key)]
         self._methods: dict[str, Any] = {}
 
     def encode(self, call: Call[T]) -> Call[T]:
@@ -135,7 +149,8 @@ class GrpcTransport:
             method = self._channel.unary_unary(SERVICE + message.method)
             self._methods[message.method] = method
         try:
-            raw = method(message.payload, timeout=message.timeout_s)
+            metadata = self._key if message.guarded else None
+            raw = method(message.payload, timeout=message.timeout_s, metadata=metadata)
         except self._error as exc:
             where = str(self._address)
             raise from_grpc(exc.code().name, exc.details() or "", where=where) from exc
@@ -152,15 +167,17 @@ class AsyncGrpcTransport:
     Args:
         address: The server.
         timeout_s: Longest wait where the call names none.
+        key: For guarded servers.
     """
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
+    def __init__(self, address: Address, timeout_s: float, key: str | None = None) -> None:
         import grpc
 
         self._address = address
         self._codec = GrpcCodec(timeout_s)
         self._channel = grpc.aio.insecure_channel(address.netloc, options=_OPTIONS)
         self._error = grpc.RpcError
+        self._key = None if key is None else [(GRPC_HEADER, key)]
         self._methods: dict[str, Any] = {}
 
     def encode(self, call: Call[T]) -> Call[T]:
@@ -175,7 +192,8 @@ class AsyncGrpcTransport:
             method = self._channel.unary_unary(SERVICE + message.method)
             self._methods[message.method] = method
         try:
-            raw = await method(message.payload, timeout=message.timeout_s)
+            metadata = self._key if message.guarded else None
+            raw = await method(message.payload, timeout=message.timeout_s, metadata=metadata)
         except self._error as exc:
             where = str(self._address)
             raise from_grpc(exc.code().name, exc.details() or "", where=where) from exc
@@ -219,7 +237,10 @@ class GrpcCodec:
                 request = pb.ModelConfigRequest(name=call.model)
                 return self._message("ModelConfig", request, self._spec)
             case Index():
-                return self._message("RepositoryIndex", pb.RepositoryIndexRequest(), self._index)
+                payload = pb.RepositoryIndexRequest().SerializeToString()
+                return GrpcMessage(
+                    "RepositoryIndex", payload, self._index, self._timeout_s, guarded=True
+                )
             case Statistics():
                 request = pb.ModelStatisticsRequest(name=call.model)
                 return self._message("ModelStatistics", request, self._statistics)

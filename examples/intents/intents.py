@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import gelu, normalize, scaled_dot_product_attention
 
@@ -22,7 +23,7 @@ PAD = 0
 def expert(size: str) -> nn.Module:
     """Load an expert: ``bag`` or ``minilm``."""
     module = {"bag": Bag, "minilm": MiniLM}[size]()
-    module.load_state_dict(torch.load(HERE / f"{size}.pt", weights_only=True), strict=False)
+    module.load_state_dict(load_file(HERE / f"{size}.safetensors"), strict=False)
     if size == "minilm":
         module.load_body()
     return module.eval()
@@ -31,7 +32,7 @@ def expert(size: str) -> nn.Module:
 def weights(size: str) -> list[Path]:
     """Name the files that an expert depends on, so that a build sees when they change."""
     files = {"bag": [], "minilm": [package() / "model.safetensors"]}
-    return [HERE / f"{size}.pt", *files[size]]
+    return [HERE / f"{size}.safetensors", *files[size]]
 
 
 def rows() -> list[str]:
@@ -108,8 +109,6 @@ class MiniLM(nn.Module):
 
     def load_body(self) -> None:
         """Read all but the head from the package."""
-        from safetensors.torch import load_file
-
         stored = load_file(package() / "model.safetensors")
         renamed = {
             "embeddings.word_embeddings": "word",

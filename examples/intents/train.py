@@ -1,6 +1,7 @@
 """Train both experts of this folder on CLINC150: `python train.py data_full.json`.
 
-Writes bag.pt, minilm.pt, names.txt, rows.txt (to check exports on) and test.csv (to record).
+Writes bag.safetensors, minilm.safetensors, names.txt, rows.txt (to check exports on) and test.csv
+(to record).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from intents import HERE, LENGTH, PAD, Bag, MiniLM, package
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -41,10 +43,9 @@ def main() -> None:
         [np.flatnonzero(labels == k)[: options.per_intent] for k in range(len(names))]
     )
     minilm = trained_head(tokens[few], labels[few])
-    torch.save(bag.state_dict(), HERE / "bag.pt")
-    torch.save(
-        {k: v for k, v in minilm.state_dict().items() if k.startswith("head.")}, HERE / "minilm.pt"
-    )
+    save_file(bag.state_dict(), HERE / "bag.safetensors")
+    head = {k: v for k, v in minilm.state_dict().items() if k.startswith("head.")}
+    save_file(head, HERE / "minilm.safetensors")
     (HERE / "names.txt").write_text("\n".join(names) + "\n")
     (HERE / "rows.txt").write_text("\n".join(text for text, _ in data["val"][::50]) + "\n")
     with (HERE / "test.csv").open("w", newline="", encoding="utf-8") as file:

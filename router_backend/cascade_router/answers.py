@@ -49,10 +49,12 @@ class Answers:
     Attributes:
         requests: The requests of ``execute``.
         by_list: What ``execute`` returns: a response each, or None for one answered later.
+        deferred: What is not answered yet will be answered by its sender.
     """
 
     requests: Sequence[Any]
     by_list: list[Any] = field(init=False)
+    deferred: bool = field(default=False, init=False)
     _columns: list[tuple[str, Array]] = field(init=False)
     _pending: list[_Pending] = field(default_factory=list, init=False)
     _owner: Ints = field(init=False)
@@ -80,6 +82,7 @@ class Answers:
             ("LABEL", walk.label[:, None]),
             ("CONFIDENCE", walk.confidence[:, None]),
             ("TIER", walk.exit_tier[:, None]),
+            ("DEGRADED", walk.degraded[:, None]),
         ]
         sizes = [one.left for one in self._pending]
         self._owner = np.repeat(np.arange(len(sizes)), sizes)
@@ -103,6 +106,9 @@ class Answers:
 
     def defer(self) -> None:
         """Let what is not answered yet be answered by its sender from here on."""
+        if self.deferred:
+            return
+        self.deferred = True
         for one in self._pending:
             if not one.done:
                 one.sender = self.requests[one.place].get_response_sender()

@@ -4,7 +4,9 @@ The requests of one ``execute`` are stacked. The first tier runs there and then,
 decides is answered by the returned list, the cheapest way out. Requests with rows that escalate get
 ``None`` there; their rows go up through ``Escalation``, merge with survivors of other batches, and
 are answered by their response sender. So no easy row waits for a hard one, and no escalated row
-holds an instance. (A non-decoupled model may answer later since Triton 24.06.)
+holds an instance. (A non-decoupled model may answer later since Triton 24.06.) A call by BLS may
+hang and cannot be cancelled, so none is made in ``execute`` itself: a worker makes it, and where it
+is slow ``execute`` returns without it.
 
 The first tier sees every row, so its call is what a cascade pays most often. Where the builder laid
 its ONNX file beside the router, it runs in this process: no BLS call, no second copy of the rows.
@@ -21,9 +23,11 @@ from typing import Any
 import numpy as np
 
 from .answers import Answers
-from .errors import CascadeError, TierError
-from .escalation import Escalation, Group, stack
+from .errors import BusyError, CascadeError, TierError
+from .escalation import Escalation
 from .gate import DECIDED, Ints
+from .group import Array, Group, stack
+from .manifest import options_in, read_manifest, versions_in
 from .metrics import Meters
 from .onnx_expert import runner
 from .options import Options
@@ -31,7 +35,7 @@ from .pace import Pace
 from .policy import Policy
 from .scores import Floats
 from .served import ServedPolicy
-from .triton_io import Array, call, config_of, input_of, parameter, zeros_for
+from .triton_io import call, config_of, input_of, parameter, zeros_for
 from .walk import Step, Walk
 
 __all__ = ["SENDER_MS", "TritonPythonModel"]
@@ -47,14 +51,16 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the policy, open the expert that runs here, and start the workers."""
-        config = config_of(args)
         folder = Path(args["model_repository"]) / args["model_version"]
+        manifest = read_manifest(folder)
+        config = options_in(manifest, config_of(args))
+        self._versions = versions_in(manifest)
         self._served = ServedPolicy(folder)
         # A policy may be replaced while serving, its tiers may not.
         self._tiers = self._served.policy.tiers
         self._here = _expert_here(config, folder, [tier.name for tier in self._tiers])
         self._served.follow()
-        self._meters = Meters(self._served.policy.cascade)
+        self._meters = Meters(self._served.policy.cascade, [tier.name for tier in self._tiers])
         self._input = config["input"][0]["name"]
         self._abstain_below = float(parameter(config, "abstain_below", "-inf"))
         self._read: dict[str, Options] = {}
@@ -67,7 +73,11 @@ class TritonPythonModel:
             max_batch=int(config["max_batch_size"]),
             max_waiting=int(parameter(config, "max_waiting_rows", "256")),
             workers=workers,
+            timeout_s=float(parameter(config, "tier_timeout_ms", "10000")) / 1e3,
+            on_failure=parameter(config, "on_tier_failure", "escalate"),
+            health=self._meters,
         )
+        self._escalation.start()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer what the first tier decides; None for what is answered later."""
@@ -119,26 +129,31 @@ class TritonPythonModel:
 
     def _start(self, group: Group, answers: Answers) -> None:
         """Run here what is quickest here; send the rest on its way up."""
-        walk = group.walk
+        walk, escalation = group.walk, self._escalation
         left = np.ones(len(group.rows), dtype=bool)
-        while left.any() and (step := walk.next()) and self._belongs_here(step, walk.policy):
+        while left.any() and not answers.deferred and (step := walk.next()):
+            if not self._belongs_here(step, walk.policy):
+                break
             # No copy of the inputs in the common case that all rows start at the same tier.
             whole = len(step.rows) == len(left)
             part = group if whole else group.part(step.rows)
-            late = self._escalation.late(step.tier, part)
+            left[step.rows] = False
+            late = escalation.late(step.tier, part)
             if late is not None:
-                self._escalation.let_go(step.tier, part.part(late))
+                left[step.rows[~late]] = True
+                rest = escalation.let_go(step.tier, part.part(late))
+            elif step.tier in self._here:
+                rest = escalation.run(step.tier, part)
             else:
-                error = self._escalation.run(step.tier, [part])
-                if error is not None:
-                    walk.stop(step.rows)
-                ended = step.rows[walk.tier[step.rows] == DECIDED]
-                if len(ended):
-                    group.observer.report(ended, error)
-            left[step.rows] = walk.tier[step.rows] != DECIDED
+                rest = escalation.lend(step.tier, part, answers.defer)
+            for some in rest:
+                decided = walk.tier[some.rows] == DECIDED
+                left[some.rows] = ~decided
+                if decided.any():
+                    group.observer.report(some.rows[decided], None)
         answers.defer()
         if left.any():
-            self._escalation.send(group.part(left))
+            escalation.send(group.part(left))
 
     def _belongs_here(self, step: Step, policy: Policy) -> bool:
         """Say whether a tier runs in ``execute``: the first does, and one quicker than a sender.
@@ -157,12 +172,15 @@ class TritonPythonModel:
         try:
             if tier in self._here:
                 return self._here[tier](rows)
-            return call(expert.model, {self._input: rows}, "LOGITS")
+            version = self._versions.get(expert.name, -1)
+            return call(expert.model, {self._input: rows}, "LOGITS", version)
+        except BusyError as error:
+            message = f"tier {expert.name!r} (model {expert.model}) is busy: {error.message}"
+            raise BusyError(message, hint="try again later, or send less") from error
         except TierError as error:
             message = f"tier {expert.name!r} (model {expert.model}) failed: {error.message}"
-            raise TierError(
-                message, hint="`cascade-client status` shows which model is down"
-            ) from error
+            hint = "`cascade-client status` shows which model is down"
+            raise type(error)(message, hint=hint) from error
 
 
 @dataclass(frozen=True, slots=True)

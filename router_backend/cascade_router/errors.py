@@ -8,9 +8,11 @@
     |- PolicyError         whoever deployed this policy with this repository
     |- RequestError        the caller
     |- TierError           the operator: an expert failed
+    |  `- DeadError        it is down for certain, whatever rows it was given
     |- BusyError           the operator: a queue is full; the caller tries again later
     `- ServerError         the operator: the server cannot be started, reached, or is not ready
        |- NotReadyError    it answers but does not serve yet
+       |- AccessError      it wants a key
        `- NoAnswerError    it did not answer in time
 
 A wrong Python argument stays ``ValueError``; our own bug keeps its traceback.
@@ -19,10 +21,12 @@ A wrong Python argument stays ``ValueError``; our own bug keeps its traceback.
 from __future__ import annotations
 
 __all__ = [
+    "AccessError",
     "BuildError",
     "BusyError",
     "CalibrationError",
     "CascadeError",
+    "DeadError",
     "NoAnswerError",
     "NotReadyError",
     "PolicyError",
@@ -79,6 +83,10 @@ class TierError(CascadeError):
     """An expert did not answer."""
 
 
+class DeadError(TierError):
+    """An expert is down, so no row is to blame."""
+
+
 class BusyError(CascadeError):
     """A queue is full."""
 
@@ -89,6 +97,10 @@ class ServerError(CascadeError):
 
 class NotReadyError(ServerError):
     """The server answers but the cascade does not serve yet."""
+
+
+class AccessError(ServerError):
+    """The server answers this to the holder of a key only."""
 
 
 class NoAnswerError(ServerError):

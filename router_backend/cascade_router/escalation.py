@@ -1,78 +1,50 @@
-"""The rows on their way up: one bounded queue per tier, emptied in merged batches.
+"""The rows on their way up: what each tier is handed, and what becomes of rows it does not answer.
 
-Rows that escalate leave the thread that received them and wait here for their next tier. What
-waits for one tier runs together, whichever batch it came in with; answers go back to the walks, and
-rows that need more wait for the tier above. Nothing here knows Triton: a tier is run by a callable
-and decided rows are handed to another, so tests drive it with fakes.
-
-Shapes: n rows, C classes; ``...`` is the canonical tensor of one row.
+Rows that escalate leave the thread that received them and wait for their next tier. What waits for
+one tier runs together, whichever batch it came in with; answers go back to the walks, and rows that
+need more wait for the tier above. Rows whose time is over, and rows of a tier that failed or hangs,
+are let go wherever they are: each is reported once, by who holds it then (see ``Group``). Nothing
+here knows Triton: a tier is run by a callable and decided rows are handed to another.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from .call import Call
 from .errors import BusyError, CascadeError, TierError
-from .gate import DECIDED, Ints
+from .fate import cut_short, go_lower, go_without, refuse, settle
+from .gate import DECIDED
+from .group import Array, Group, stack
+from .line import Health, Line
+from .outcome import Outcome, outcome_of
 from .pace import Pace
 from .scores import Floats
-from .walk import Walk
+from .watch import Watch
 
-__all__ = ["Escalation", "Group", "Observer", "RunTier", "stack"]
+__all__ = ["PATIENCE_S", "Escalation", "RunTier"]
 
-Array = npt.NDArray[Any]
+PATIENCE_S = 0.1
+"""How long a lender waits for a call: a slower one is worth a response sender for its requests."""
 
 RunTier = Callable[[int, Array], Floats]
 """(tier, (n, ...) rows) -> (n, C) logits; raises ``CascadeError`` when the tier does not answer."""
 
+_LOOK_AGAIN_S = 0.05
 _log = logging.getLogger(__name__)
-
-
-class Observer(Protocol):
-    """Is told what becomes of the rows of one walk; called from any thread."""
-
-    def ran(self, tier: int, rows: Ints, scores: Floats) -> None:
-        """Rows have run a tier and are settled; (n,) scores, as they decided."""
-
-    def report(self, rows: Ints, error: CascadeError | None) -> None:
-        """Rows are decided, or have failed by ``error``."""
-
-
-@dataclass(slots=True, eq=False)
-class Group:
-    """Rows of one walk that wait for the same tier.
-
-    Attributes:
-        walk: Where they are; groups of one walk hold different rows, so they need no lock.
-        rows: (n,) int, their numbers in the walk.
-        inputs: (n, ...) their canonical tensor, owned.
-        observer: Told what becomes of them.
-        until: (n,) float, moments by the queue's clock to answer by; None: no row has one.
-    """
-
-    walk: Walk
-    rows: Ints
-    inputs: Array
-    observer: Observer
-    until: Floats | None = None
-
-    def part(self, mask: Any) -> Group:
-        """Take some of the rows, with a copy of their inputs where ``mask`` is not a slice."""
-        until = None if self.until is None else self.until[mask]
-        return Group(self.walk, self.rows[mask], self.inputs[mask], self.observer, until)
 
 
 class Escalation:
     """Queues and workers of all tiers.
+
+    ``start`` begins the threads that call ``begin``, ``finish`` and ``look``.
 
     Args:
         run: Runs a tier.
@@ -81,6 +53,9 @@ class Escalation:
         max_batch: Most rows that one call of a tier may hold.
         max_waiting: Most rows that may wait for one tier; further ones are refused at once.
         workers: Calls of one tier that may be under way at the same time.
+        timeout_s: A call that takes longer has failed.
+        on_failure: What becomes of the rows of a tier that failed, one of ``ON_TIER_FAILURE``.
+        health: Told of failures; None: nobody is.
         clock: Seconds, monotonic; deadlines are moments of it.
     """
 
@@ -93,60 +68,101 @@ class Escalation:
         max_batch: int,
         max_waiting: int,
         workers: int,
+        timeout_s: float = 10.0,
+        on_failure: str = "escalate",
+        health: Health | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run = run
+        self._runs = [functools.partial(run, tier) for tier in range(n_tiers)]
         self._pace = pace
+        self._on_failure = on_failure
+        self._timeout_s = timeout_s
         self._clock = clock
-        self._queues = [_Queue(max_batch, max_waiting) for _ in range(n_tiers)]
-        self._threads = [
-            threading.Thread(target=self._work, args=(tier,), name=f"tier-{tier}", daemon=True)
+        self._lines = [
+            Line(
+                tier,
+                max_batch=max_batch,
+                max_waiting=max_waiting,
+                workers=workers,
+                timeout_s=timeout_s,
+                health=health,
+            )
             for tier in range(n_tiers)
-            for _ in range(workers)
         ]
-        for thread in self._threads:
-            thread.start()
+        self._watch = Watch(self.look, clock)
+        self._threads = [
+            [
+                threading.Thread(target=self._work, args=(tier,), name=f"tier-{tier}", daemon=True)
+                for _ in range(workers)
+            ]
+            for tier in range(n_tiers)
+        ]
 
-    def run(self, tier: int, groups: Sequence[Group]) -> CascadeError | None:
-        """Run a tier for several groups at once, in the calling thread, and settle their walks.
+    def start(self) -> None:
+        """Begin to work."""
+        self._watch.start()
+        for threads in self._threads:
+            for thread in threads:
+                thread.start()
+
+    def run(self, tier: int, group: Group) -> list[Group]:
+        """Run a tier in the calling thread, one that cannot hang.
 
         Returns:
-            None, or why none of their rows was settled.
+            The rows that are the caller's to pass on, decided or waiting for another tier.
         """
-        try:
-            inputs = stack([group.inputs for group in groups])
-            start_s = self._clock()
-            logits = self._run(tier, inputs)
-            self._pace.took(tier, len(inputs), self._clock() - start_s)
-            start = 0
-            for group in groups:
-                end = start + len(group.rows)
-                scores = group.walk.settle(tier, group.rows, logits[start:end])
-                group.observer.ran(tier, group.rows, scores)
-                start = end
-        except CascadeError as error:
-            return error
-        except Exception:  # noqa: BLE001  # a worker that dies leaves every later row hanging
-            _log.exception("tier %d: fault in the router", tier)
-            return TierError(f"tier {tier}: fault in the router, see the server's log")
-        return None
+        line, start_s, trial = self._lines[tier], self._clock(), False
+        if line.open:
+            if not line.admit(start_s):
+                return self._without(tier, group, self._left_alone(tier))
+            trial = True
+        outcome = self._outcome(tier, group.inputs, group)
+        if trial or outcome.error is not None:
+            line.judge(outcome, start_s, self._clock(), trial=trial)
+            self._let_go_waiting(tier)
+        return settle(tier, group, slice(None), outcome, self._on_failure)
+
+    def lend(self, tier: int, group: Group, leave: Callable[[], None]) -> list[Group]:
+        """Let a worker run a tier and wait for it, but not for long.
+
+        Args:
+            tier: Index of the tier.
+            group: Rows that wait for it.
+            leave: Called before the rows are no longer the caller's.
+
+        Returns:
+            As ``run``; none when the rows are under way and will be reported.
+        """
+        line, now_s = self._lines[tier], self._clock()
+        if line.shut(now_s):
+            return self._without(tier, group, self._left_alone(tier))
+        group = group.owned()
+        call = line.lend(group, now_s)
+        if call is None:
+            leave()
+            self.send(group)
+            return []
+        assert call.answered is not None
+        if not call.answered.acquire(timeout=min(PATIENCE_S, max(group.due_s - now_s, 0.0))):
+            leave()
+            if line.leave(call) is None:
+                self._watch.at(call.due_s(self._timeout_s))
+                return []
+        assert call.outcome is not None
+        line.end(call, call.outcome, self._clock())
+        if call.outcome.error is not None:
+            self._let_go_waiting(tier)
+        return settle(tier, group, slice(None), call.outcome, self._on_failure)
 
     def send(self, group: Group) -> None:
-        """Report the rows that are decided, queue the others for the tiers they wait for."""
+        """Report the rows that are decided, let the others wait for their tiers."""
         tiers = group.walk.tier[group.rows]
         for tier in np.unique(tiers).tolist():
             some = group.part(tiers == tier)
             if tier == DECIDED:
                 some.observer.report(some.rows, None)
-                continue
-            late = self.late(tier, some, self._queues[tier].waiting)
-            if late is not None:
-                self._send_lower(tier, some.part(late))
-                some = some.part(~late)
-            if len(some.rows) and not self._queues[tier].put(some):
-                message = f"tier {tier}: queue full, {self._queues[tier].max_waiting} rows may wait"
-                error = BusyError(message, hint="try again later, or send less")
-                some.observer.report(some.rows, error)
+            else:
+                self._queue(tier, some)
 
     def late(self, tier: int, group: Group, n_waiting: int = 0) -> npt.NDArray[np.bool_] | None:
         """Say which rows of a group the tier would answer after their deadlines.
@@ -165,113 +181,140 @@ class Escalation:
         late = group.until < done
         return late if late.any() else None
 
-    def let_go(self, tier: int, group: Group) -> Group | None:
+    def let_go(self, tier: int, group: Group) -> list[Group]:
         """Do without a tier that would be late: the best answer so far, a lower tier, or none.
 
         Returns:
-            The rows that now wait for a lower tier; None when there are none.
+            The rows that now wait for a lower tier.
         """
-        walk, rows = group.walk, group.rows
-        answered = walk.exit_tier[rows] >= 0
-        if answered.any():
-            walk.stop(rows[answered])
-            group.observer.report(rows[answered], None)
-        if answered.all():
-            return None
-        fresh = group.part(~answered)
-        walk.lower(fresh.rows)
-        refused = walk.tier[fresh.rows] >= tier
-        if refused.any():
-            ms = 1e3 * self._pace.expect_s(tier, len(rows), self._queues[tier].waiting)
-            message = f"cascade_deadline_ms: tier {tier} is expected to take {ms:.0f} ms"
-            error = BusyError(message, hint="allow more time or a lower cascade_min_tier")
-            walk.stop(fresh.rows[refused])
-            group.observer.report(fresh.rows[refused], error)
-        return None if refused.all() else fresh.part(~refused)
+        expected_s = self._pace.expect_s(tier, len(group.rows), self._lines[tier].waiting)
+        return go_lower(tier, group, 1e3 * expected_s)
+
+    def begin(self, tier: int, *, wait: bool = False) -> Call | None:
+        """Take and start a worker's next call.
+
+        Args:
+            tier: Index of the tier.
+            wait: Until there is one, or the end has come.
+
+        Returns:
+            None when there is none.
+        """
+        line = self._lines[tier]
+        while (call := line.take(wait=wait)) is not None:
+            if call.started:
+                return call
+            groups = [kept for one in call.groups if (kept := self._in_time(tier, one)) is not None]
+            if groups and line.start(call, groups, self._clock()):
+                self._watch.at(call.due_s(self._timeout_s))
+                return call
+            line.end(call, None, self._clock())
+            for group in groups:
+                self._send(self._without(tier, group, self._left_alone(tier)))
+        return None
+
+    def outcome(self, tier: int, call: Call) -> Outcome:
+        """Run a call; this is what may hang."""
+        inputs = stack([group.inputs for group in call.groups])
+        return self._outcome(tier, inputs, call.groups[0])
+
+    def finish(self, tier: int, call: Call, outcome: Outcome) -> None:
+        """Pass on the rows that a call still has to answer for."""
+        line = self._lines[tier]
+        if call.answered is not None and line.deliver(call, outcome):
+            return
+        parts = line.end(call, outcome, self._clock())
+        if outcome.error is not None:
+            self._let_go_waiting(tier)
+        for group, place in parts:
+            self._send(settle(tier, group, place, outcome, self._on_failure))
+
+    def look(self) -> float:
+        """Let go of rows whose time is over, and of calls that take too long.
+
+        Returns:
+            The next moment at which there may be some.
+        """
+        now_s = self._clock()
+        for tier, line in enumerate(self._lines):
+            for group in line.pull_late(now_s):
+                self._send(cut_short(tier, group))
+            for group in line.pull_stuck(now_s):
+                self._send(self._without(tier, group, line.error))
+        return min(line.due_s() for line in self._lines)
 
     def close(self) -> None:
-        """Let the workers finish what waits, lowest tier first, and end them."""
-        per_tier = len(self._threads) // len(self._queues)
-        for tier, queue in enumerate(self._queues):
-            queue.close()
-            for thread in self._threads[tier * per_tier : (tier + 1) * per_tier]:
-                thread.join()
+        """Let the workers finish what waits, lowest tier first, and end them.
+
+        A call that hangs is not waited for; its rows were let go when it took too long.
+        """
+        for line, threads in zip(self._lines, self._threads, strict=True):
+            line.close()
+            while sum(thread.is_alive() for thread in threads) > line.hanging:
+                for thread in threads:
+                    thread.join(_LOOK_AGAIN_S)
+        self._watch.close()
+        for line in self._lines:
+            line.retire()
 
     def _work(self, tier: int) -> None:
-        while groups := self._queues[tier].take():
-            groups = self._in_time(tier, groups)
-            if not groups:
-                continue
-            error = self.run(tier, groups)
-            for group in groups:
-                if error is None:
-                    self.send(group)
-                else:
-                    group.observer.report(group.rows, error)
+        while True:
+            try:
+                if (call := self.begin(tier, wait=True)) is None:
+                    return
+                self.finish(tier, call, self.outcome(tier, call))
+            except Exception:  # noqa: BLE001  # a worker that dies leaves later rows hanging
+                _log.exception("tier %d: fault in the router", tier)
 
-    def _send_lower(self, tier: int, group: Group) -> None:
-        lower = self.let_go(tier, group)
-        if lower is not None:
-            self.send(lower)
+    def _outcome(self, tier: int, inputs: Array, group: Group) -> Outcome:
+        start_s = self._clock()
+        outcome = outcome_of(self._runs[tier], inputs, group.walk.policy.n_classes)
+        if outcome.error is None:
+            self._pace.took(tier, len(inputs), self._clock() - start_s)
+        return outcome
 
-    def _in_time(self, tier: int, groups: Sequence[Group]) -> list[Group]:
-        """Let rows go whose time ran out in the queue."""
-        kept = []
-        for group in groups:
-            late = self.late(tier, group)
-            if late is None:
-                kept.append(group)
-                continue
-            self._send_lower(tier, group.part(late))
-            if not late.all():
-                kept.append(group.part(~late))
+    def _without(self, tier: int, group: Group, error: CascadeError) -> list[Group]:
+        return go_without(tier, group, error, self._on_failure)
+
+    def _left_alone(self, tier: int) -> TierError:
+        last = self._lines[tier].error
+        return TierError(f"{last.message} (left alone for a while)", hint=last.hint)
+
+    def _queue(self, tier: int, group: Group) -> None:
+        """Let rows wait for a tier, if it is used and they have the time."""
+        line = self._lines[tier]
+        if line.shut(self._clock()):
+            self._send(self._without(tier, group, self._left_alone(tier)))
+            return
+        kept = self._in_time(tier, group, line.waiting)
+        if kept is None:
+            return
+        if not line.put(kept):
+            why = f"queue full, {line.max_waiting} rows may wait"
+            message = f"tier {tier}: {'the router is being unloaded' if line.closed else why}"
+            error = BusyError(message, hint="try again later, or send less")
+            refuse(kept, error)
+            return
+        self._watch.at(kept.due_s)
+        self._let_go_waiting(tier)  # if the tier was left alone just now
+
+    def _let_go_waiting(self, tier: int) -> None:
+        """Do not keep rows waiting for a tier that is left alone."""
+        line = self._lines[tier]
+        if line.open:
+            for group in line.drain(self._clock()):
+                self._send(self._without(tier, group, self._left_alone(tier)))
+
+    def _in_time(self, tier: int, group: Group, n_waiting: int = 0) -> Group | None:
+        """Let go of rows that the tier would answer too late; returns the others."""
+        late = self.late(tier, group, n_waiting)
+        if late is None:
+            return group
+        over, kept = group.split(late)
+        assert over is not None
+        self._send(self.let_go(tier, over))
         return kept
 
-
-class _Queue:
-    """Groups that wait for one tier, at most ``max_waiting`` rows."""
-
-    def __init__(self, max_batch: int, max_waiting: int) -> None:
-        self.max_waiting = max_waiting
-        self.waiting = 0
-        self._max_batch = max_batch
-        self._groups: deque[Group] = deque()
-        self._closed = False
-        self._changed = threading.Condition()
-
-    def put(self, group: Group) -> bool:
-        """Add a group; False when that were too many rows, or the end has come."""
-        with self._changed:
-            if self._closed or self.waiting + len(group.rows) > self.max_waiting:
-                return False
-            self._groups.append(group)
-            self.waiting += len(group.rows)
-            self._changed.notify()
-        return True
-
-    def take(self) -> list[Group]:
-        """Wait, then take what fits into one call; empty once closed and drained."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._groups or self._closed)
-            taken: list[Group] = []
-            room = self._max_batch
-            while self._groups and room > 0:
-                group = self._groups.popleft()
-                if len(group.rows) > room:
-                    self._groups.appendleft(group.part(slice(room, None)))
-                    group = group.part(slice(0, room))
-                taken.append(group)
-                room -= len(group.rows)
-            self.waiting -= self._max_batch - room
-            return taken
-
-    def close(self) -> None:
-        """Refuse nothing, but let ``take`` end when nothing waits."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-
-def stack(arrays: Sequence[Array]) -> Array:
-    """Join the rows of several arrays; a single one is not copied."""
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    def _send(self, groups: Sequence[Group]) -> None:
+        for group in groups:
+            self.send(group)

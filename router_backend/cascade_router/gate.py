@@ -103,6 +103,20 @@ class GateTable:
         """
         return np.minimum(self._at_or_above[point, min_tier], max_tier)
 
+    def above(self, tier: int, point: Ints, max_tier: Ints) -> Ints:
+        """Say where rows go that ``tier`` cannot be run for.
+
+        Args:
+            tier: The tier they do without.
+            point: (N,) int, index of each row's operating point.
+            max_tier: (N,) int, highest tier that may answer.
+
+        Returns:
+            (N,) int: the next tier that the point runs, or ``DECIDED`` where there is none.
+        """
+        target = self._at_or_above[point, tier + 1]
+        return np.where((target > max_tier) | (target == self._n_tiers), DECIDED, target)
+
     def next(self, tier: int, scores: Floats, point: Ints, max_tier: Ints) -> Ints:
         """Say where each row goes after ``tier``.
 

@@ -17,7 +17,7 @@ from .errors import RequestError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "pixels_from_bytes"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "MAX_REQUEST_PIXELS", "Allowance", "pixels_from_bytes"]
 
 MAX_BYTES = 32 * 2**20
 """Largest encoded picture taken, in bytes."""
@@ -25,11 +25,43 @@ MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 64_000_000
 """Largest picture decoded, in pixels: read from its header before any memory is spent."""
 
+MAX_REQUEST_PIXELS = 8 * MAX_PIXELS
+"""Most pixels that the pictures of one request may have together."""
+
+_SCANS = 16
+"""Passes over a JPEG of MAX_PIXELS, and more over smaller ones: progressive files have about ten,
+and each costs the time of a whole decoding while it takes 100 bytes."""
+
 _HINT = "send one JPEG, PNG, WebP, GIF, BMP or TIFF file, whole and as it lies on disk"
+_JPEG, _START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
-def pixels_from_bytes(data: bytes, size: int) -> npt.NDArray[np.uint8]:
+class Allowance:
+    """Pixels that the pictures of one request may still have.
+
+    Args:
+        pixels: So many in all.
+    """
+
+    def __init__(self, pixels: int = MAX_REQUEST_PIXELS) -> None:
+        self._all = self._left = pixels
+
+    def take(self, pixels: int) -> None:
+        """Count a picture before it is decoded.
+
+        Raises:
+            RequestError: If it is too much.
+        """
+        if pixels > self._left:
+            what = f"the pictures of one request have more than {self._all} pixels together"
+            _refuse(what, "send fewer or smaller pictures at once")
+        self._left -= pixels
+
+
+def pixels_from_bytes(
+    data: bytes, size: int, allowance: Allowance | None = None
+) -> npt.NDArray[np.uint8]:
     """Decode a picture and resize its centre square.
 
     Turned as its EXIF says; palette, grey, CMYK and 16-bit pictures become RGB, transparency is
@@ -38,6 +70,7 @@ def pixels_from_bytes(data: bytes, size: int) -> npt.NDArray[np.uint8]:
     Args:
         data: One encoded picture.
         size: Side of the result in pixels.
+        allowance: What is left of the request's; None: without such a limit.
 
     Returns:
         (size, size, 3) uint8, RGB, bicubic with antialiasing.
@@ -63,6 +96,12 @@ def pixels_from_bytes(data: bytes, size: int) -> npt.NDArray[np.uint8]:
                     f"is {width} x {height}, at most {MAX_PIXELS} pixels are decoded",
                     "send a smaller picture",
                 )
+            jpeg = data.startswith(_JPEG) or "jpeg" in str(image.info.get("compression"))  # TIFF
+            scans = data.count(_START_OF_SCAN) if jpeg else 1
+            if scans * width * height > _SCANS * MAX_PIXELS:
+                _refuse(f"is {width} x {height} in {scans} scans, far more than a picture needs")
+            if allowance is not None:
+                allowance.take(width * height)
             # A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as twice the wanted size is left.
             image.draft("RGB", (2 * size, 2 * size))
             turned = ImageOps.exif_transpose(image)

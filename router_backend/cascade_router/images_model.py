@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .errors import CascadeError, RequestError
-from .images import pixels_from_bytes
+from .images import Allowance, pixels_from_bytes
 from .triton_io import Array, config_of, error_response, input_of, parameter, response
 
 __all__ = ["TritonPythonModel"]
@@ -39,9 +39,10 @@ class TritonPythonModel:
         """(n, 1) pictures as bytes to (n, S, S, 3) uint8."""
         rows = images.reshape(-1)
         pixels = np.empty((len(rows), self._size, self._size, 3), dtype=np.uint8)
+        allowance = Allowance()
         for i, data in enumerate(rows):
             try:
-                pixels[i] = pixels_from_bytes(data, self._size)
+                pixels[i] = pixels_from_bytes(data, self._size, allowance)
             except RequestError as error:
                 if len(rows) == 1:
                     raise

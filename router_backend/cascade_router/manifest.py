@@ -1,6 +1,8 @@
 """What the repository holds, and whether a policy was made for it.
 
-``manifest.json`` is written by the builder; the router reads the digests of the experts from it.
+``manifest.json`` is written by the builder, one beside each version of the router. The router reads
+from it the digests of the experts, which version of each it calls, and its own options: what
+another version says never concerns it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 from .errors import PolicyError
 from .policy import Policy
 
-__all__ = ["check_policy", "read_manifest"]
+__all__ = ["check_policy", "options_in", "read_manifest", "versions_in"]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -27,10 +29,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         message = f"manifest.json: cannot be read: {exc}"
         raise PolicyError(message, hint="run `cascade-builder build`") from exc
     return manifest
+
+
+def versions_in(manifest: dict[str, Any]) -> dict[str, int]:
+    """Say which version of each expert the router calls, by name; none where it does not say."""
+    experts = manifest.get("experts", [])
+    return {one["name"]: int(one["version"]) for one in experts if "version" in one}
+
+
+def options_in(manifest: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Give the router's config with the options of this version as its ``parameters``."""
+    pinned = {key: {"string_value": text} for key, text in manifest.get("router", {}).items()}
+    return {**config, "parameters": {**config.get("parameters", {}), **pinned}}
 
 
 def check_policy(policy: Policy, manifest: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,19 +13,26 @@ import numpy as np
 from .gate import DECIDED, Ints
 from .policy import Policy, Tier
 from .scores import Floats
-from .walk import ABSTAINED, Walk
+from .walk import ABSTAINED, CUT_SHORT, TIER_FAILED, Walk
 
-__all__ = ["FAMILIES", "Meters", "score_edges"]
+__all__ = ["FAMILIES", "OPEN", "Meters", "score_edges"]
 
 FAMILIES = {
     "cascade_exits_total": "Rows answered, by operating point and by the tier that answered",
     "cascade_escalations_total": "Rows that a tier ran and sent up, by operating point and tier",
     "cascade_abstentions_total": "Rows answered by no label, by operating point",
     "cascade_score_bucket": "Scores up to le at each tier, cumulative like any histogram",
+    "cascade_degraded_total": "Rows not answered as the policy says, by reason",
+    "cascade_tier_failures_total": "Calls of a tier that failed or took too long, by reason",
     "cascade_cost_ms_total": "Measured cost of the tiers that rows ran, by operating point",
     "cascade_cost_largest_ms_total": "What the largest expert alone would have cost for these rows",
 }
 """The counters there are, with what they say."""
+
+OPEN = "cascade_tier_open"
+"""The one gauge. Each router instance adds one while it leaves a tier alone."""
+
+_REASONS = {TIER_FAILED: "tier", CUT_SHORT: "deadline"}
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 """Family, and labels with their values."""
@@ -46,6 +53,14 @@ class _Answered(NamedTuple):
     points: Ints
     tiers: Ints
     labels: Ints
+    degraded: Ints
+
+
+class _Told(NamedTuple):
+    """An amount of a counter that needs no adding up by policy."""
+
+    key: Key
+    amount: float
 
 
 class Meters:
@@ -55,14 +70,20 @@ class Meters:
     ``increment`` gives up the GIL while it rewrites the metric's shared memory). So what happens is
     noted as it is, and one thread adds it up, all rows of a period in one go, and hands it over. A
     server with metrics switched off counts nothing.
+
+    Args:
+        cascade: Its name.
+        tiers: The names of its tiers.
+        period_s: Seconds between two times of handing over.
     """
 
-    def __init__(self, cascade: str, period_s: float = 1.0) -> None:
+    def __init__(self, cascade: str, tiers: Sequence[str], period_s: float = 1.0) -> None:
         import triton_python_backend_utils as pb_utils
 
         self._cascade = cascade
+        self._tiers = tiers
         self._period_s = period_s
-        self._noted: deque[_Ran | _Answered] = deque()
+        self._noted: deque[_Ran | _Answered | _Told] = deque()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
         # Families and metrics are kept for life: one that is collected crashes later increments.
@@ -73,9 +94,14 @@ class Meters:
                 kind = pb_utils.MetricFamily.COUNTER
                 family = pb_utils.MetricFamily(name=name, description=text, kind=kind)
                 self._families[name] = family
+            text = "Router instances that leave a tier alone because it failed"
+            kind = pb_utils.MetricFamily.GAUGE
+            self._families[OPEN] = pb_utils.MetricFamily(name=OPEN, description=text, kind=kind)
         except pb_utils.TritonModelException:
             self._families = {}
             return
+        for tier in range(len(tiers)):
+            self._note(OPEN, tier, 0.0)  # seen to be nought from the start
         self._thread.start()
 
     def ran(self, walk: Walk, tier: int, rows: Ints, scores: Floats) -> None:
@@ -87,8 +113,20 @@ class Meters:
     def answered(self, walk: Walk, rows: Ints) -> None:
         """Note rows of a walk that are answered."""
         if self._families:
-            arrays = (walk.point[rows], walk.exit_tier[rows], walk.label[rows])
+            arrays = (walk.point[rows], walk.exit_tier[rows], walk.label[rows], walk.degraded[rows])
             self._noted.append(_Answered(walk.policy, *arrays))
+
+    def tier_failed(self, tier: int, reason: str) -> None:
+        """Note a call of a tier that failed: ``error`` or ``timeout``."""
+        self._note("cascade_tier_failures_total", tier, 1.0, reason=reason)
+
+    def tier_open(self, tier: int, is_open: bool) -> None:
+        """Note that a tier is left alone from now on, or is no longer."""
+        self._note(OPEN, tier, 1.0 if is_open else -1.0)
+
+    def _note(self, family: str, tier: int, amount: float, **labels: str) -> None:
+        if self._families:
+            self._noted.append(_Told(_key(family, tier=self._tiers[tier], **labels), amount))
 
     def close(self) -> None:
         """Hand over what is counted and end the thread; a server that is gone is not waited for."""
@@ -129,13 +167,16 @@ class _Pile:
         return np.concatenate([getattr(note, name) for note in self.notes])
 
 
-def _sums(noted: Iterable[_Ran | _Answered]) -> Sums:
+def _sums(noted: Iterable[_Ran | _Answered | _Told]) -> Sums:
     """Add notes up, policy by policy and tier by tier."""
     piles: dict[Any, _Pile] = {}
+    sums: Sums = defaultdict(float)
     for note in noted:
+        if isinstance(note, _Told):
+            sums[note.key] += note.amount
+            continue
         key = (type(note), id(note.policy), getattr(note, "tier", None))
         piles.setdefault(key, _Pile([])).notes.append(note)
-    sums: Sums = defaultdict(float)
     for pile in piles.values():
         first = pile.notes[0]
         if isinstance(first, _Ran):
@@ -165,6 +206,10 @@ def _add_answered(sums: Sums, policy: Policy, pile: _Pile) -> None:
             sums[_key("cascade_exits_total", point=point, tier=tier.name)] += n
     for point, n in _by_point(policy, points[pile.joined("labels") == ABSTAINED]):
         sums[_key("cascade_abstentions_total", point=point)] += n
+    degraded = pile.joined("degraded")
+    for how, reason in _REASONS.items():
+        for point, n in _by_point(policy, points[degraded == how]):
+            sums[_key("cascade_degraded_total", point=point, reason=reason)] += n
     _add_cost(sums, "cascade_cost_largest_ms_total", policy.tiers[-1], policy, pile)
 
 

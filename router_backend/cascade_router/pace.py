@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 
 from .policy import Tier
 
@@ -10,6 +12,11 @@ __all__ = ["Pace"]
 
 _NEWEST = 0.2
 """Weight of the newest call in the running mean."""
+
+_FRESH_S = 2.0
+"""How long what calls took says what the next one takes. A tier that hung would else be thought
+slow for good: rows that cannot wait for it are not sent there, so none would show that it is
+back."""
 
 
 class Pace:
@@ -21,17 +28,26 @@ class Pace:
     Args:
         tiers: K tiers; one without measured cost is expected to take what its calls took.
         workers: Calls of one tier that may be under way at the same time.
+        clock: Seconds, monotonic.
     """
 
-    def __init__(self, tiers: Sequence[Tier], workers: int) -> None:
+    def __init__(
+        self,
+        tiers: Sequence[Tier],
+        workers: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._tiers = tiers
         self._workers = workers
+        self._clock = clock
         self._row_ms = [0.0] * len(tiers)
+        self._seen_s = [-math.inf] * len(tiers)
 
     def took(self, tier: int, n_rows: int, seconds: float) -> None:
         """Note a call. Two threads may do so at once: one of two updates may get lost."""
         row_ms = 1e3 * seconds / n_rows
-        before = self._row_ms[tier]
+        before = self._seen(tier)
+        self._seen_s[tier] = self._clock()
         self._row_ms[tier] = before + _NEWEST * (row_ms - before) if before else row_ms
 
     def expect_s(self, tier: int, n_rows: int, n_waiting: int = 0) -> float:
@@ -43,5 +59,10 @@ class Pace:
             n_waiting: Rows that wait for it already.
         """
         measured = self._tiers[tier].cost_per_row_ms(n_rows) if self._tiers[tier].cost_ms else 0.0
-        row_ms = max(measured, self._row_ms[tier])
+        row_ms = max(measured, self._seen(tier))
         return 1e-3 * row_ms * (n_rows + n_waiting / self._workers)
+
+    def _seen(self, tier: int) -> float:
+        """Say what a row took lately, in ms; 0: nothing is known."""
+        fresh = self._clock() - self._seen_s[tier] <= _FRESH_S
+        return self._row_ms[tier] if fresh else 0.0

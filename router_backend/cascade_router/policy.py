@@ -224,7 +224,7 @@ class Policy:
         """
         try:
             values = json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             message = f"{where}: not JSON: {exc}"
             raise PolicyError(message, hint="restore it, or run `cascade-builder build`") from exc
         table = Table(values, where, PolicyError)

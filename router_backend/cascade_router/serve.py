@@ -1,7 +1,8 @@
-"""``cascade-serve``: start the real tritonserver on a model repository.
+"""``cascade-serve``: run the real tritonserver on a model repository.
 
 The ``tritonserver`` on PATH is taken when it has the backends that the repository names, else the
 binary inside the ``nvidia-pytriton`` wheel. Servers bind to loopback unless a flag says otherwise.
+`Server` is the bare process; what looks after it is in `supervision`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 from .errors import CascadeError, NotReadyError, ServerError
 from .installation import Installation
+from .supervision.hidden_flags import start_hidden
+from .supervision.ports import check_port
 
-__all__ = ["Ports", "Server", "free_ports", "main"]
+__all__ = ["Hosts", "Ports", "Server", "free_ports", "main"]
 
 _HOST = "127.0.0.1"
 _BACKEND = re.compile(r'^\s*backend:\s*"([^"]+)"', re.MULTILINE)
@@ -37,6 +40,15 @@ class Ports:
     http: int = 8000
     grpc: int = 8001
     metrics: int = 8002
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hosts:
+    """On which addresses."""
+
+    http: str = _HOST
+    grpc: str = _HOST
+    metrics: str = _HOST
 
 
 def free_ports() -> Ports:
@@ -54,15 +66,27 @@ class Server:
 
     Attributes:
         repository: The model repository.
-        ports: Where it listens, loopback only unless ``flags`` say otherwise.
+        ports: Where it listens.
+        hosts: On which addresses; loopback only unless they, or ``flags``, say otherwise.
         flags: Further tritonserver flags; they win over ours.
+        hidden: Flags that hold secrets: they do not show in the process list.
+        environment: What is added to its environment.
         log: File for its output; None: this process's stderr.
+        mark: What names of its shared memory begin with; None: as the Python backend has it.
+        scratch: Folder for what it needs while it runs; None: a temporary one.
+        stop_s: Seconds it may take to end after its last request.
     """
 
     repository: Path
     ports: Ports = field(default_factory=Ports)
+    hosts: Hosts = field(default_factory=Hosts)
     flags: Sequence[str] = ()
+    hidden: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
     log: Path | None = None
+    mark: str | None = None
+    scratch: Path | None = None
+    stop_s: float = 20.0
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _scratch: tempfile.TemporaryDirectory[str] | None = field(default=None, init=False)
 
@@ -89,14 +113,30 @@ class Server:
         """
         installation = Installation.find(_backends_of(self.repository))
         installation.check_libraries()
-        for name in ("http", "grpc", "metrics"):
-            _check_port(name, getattr(self.ports, name))
-        self._scratch = tempfile.TemporaryDirectory(prefix="cascade-serve-")
+        for name in Ports.__slots__:
+            check_port(name, getattr(self.hosts, name), getattr(self.ports, name))
+        self._scratch = tempfile.TemporaryDirectory(prefix="cascade-serve-", dir=self.scratch)
         command = self._command(installation, Path(self._scratch.name))
+        env = {**installation.environment(), **self.environment}
         with open(self.log, "wb") if self.log else open(os.dup(2), "wb") as out:
-            self.process = subprocess.Popen(
-                command, env=installation.environment(), stdout=out, stderr=out
-            )
+            if self.hidden:
+                self.process = start_hidden(command, self.hidden, env=env, out=out)
+            else:
+                # Ctrl-C reaches a whole group: who drains a server is to hear it alone.
+                group = None if self.mark is None else 0
+                self.process = subprocess.Popen(
+                    command, env=env, stdout=out, stderr=out, process_group=group
+                )
+
+    @property
+    def pid(self) -> int:
+        """Its process number; 0 before it was started."""
+        return 0 if self.process is None else self.process.pid
+
+    @property
+    def ended(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return None if self.process is None else self.process.poll()
 
     def wait_ready(self, timeout_s: float = 120.0) -> None:
         """Wait until every model is loaded.
@@ -159,22 +199,28 @@ class Server:
     def _command(self, installation: Installation, scratch: Path) -> list[str]:
         ours = {
             "--model-repository": str(self.repository),
-            "--http-address": _HOST,
-            "--grpc-address": _HOST,
-            "--metrics-address": _HOST,
+            "--http-address": self.hosts.http,
+            "--grpc-address": self.hosts.grpc,
+            "--metrics-address": self.hosts.metrics,
             "--http-port": str(self.ports.http),
             "--grpc-port": str(self.ports.grpc),
             "--metrics-port": str(self.ports.metrics),
             # Explicit control with everything loaded: experts can be swapped while it serves.
             "--model-control-mode": "explicit",
             "--load-model": "*",
-            "--exit-timeout-secs": "20",
+            "--exit-timeout-secs": f"{self.stop_s:.0f}",
         }
+        if os.environ.get("AIP_MODE"):
+            ours["--allow-vertex-ai"] = "false"  # on by itself there, and not on loopback
         if installation.stub is not None:
             backends = installation.lay_out_backends(scratch)
             ours["--backend-directory"] = str(backends)
         theirs = {flag.partition("=")[0] for flag in self.flags if flag.startswith("--")}
+        if "--model-control-mode" in theirs:
+            del ours["--load-model"]  # Triton takes it in explicit mode alone
         flags = [f"{key}={value}" for key, value in ours.items() if key not in theirs]
+        if self.mark is not None:  # may be given several times: another setting each
+            flags.append(f"--backend-config=python,shm-region-prefix-name={self.mark}")
         return [str(installation.binary), *flags, *self.flags]
 
     def _last_lines(self, n: int = 15) -> str | None:
@@ -193,67 +239,20 @@ def _backends_of(repository: Path) -> set[str]:
     return {name for config in configs for name in _BACKEND.findall(config.read_text())}
 
 
-def _check_port(name: str, port: int) -> None:
-    try:
-        socket.create_server((_HOST, port)).close()
-    except OSError as exc:
-        message = f"cascade-serve: port {port} ({name}) is in use"
-        hint = f"stop the server that listens there, or give --{name}-port=N"
-        raise ServerError(message, hint=hint) from exc
-
-
-def _joined(flags: Sequence[str]) -> list[str]:
-    """Write ``--key value`` as ``--key=value``."""
-    joined: list[str] = []
-    for flag in flags:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and flag[:2] != "--":
-            joined[-1] += f"={flag}"
-        else:
-            joined.append(flag)
-    return joined
-
-
-def _server(flags: Sequence[str]) -> Server:
-    """Take from the flags what this program must know; the rest goes on as it is."""
-    ours = {f"--{name}-port": name for name in Ports.__slots__}
-    ports: dict[str, int] = {}
-    repository, rest = "model_repository", []
-    for flag in flags:
-        key, _, value = flag.partition("=")
-        if key in ("--model-repository", "--model-store"):
-            repository = value
-        elif key in ours and value.isdecimal() and 0 < int(value) < 65536:
-            ports[ours[key]] = int(value)
-        elif key in ours:
-            message = f"cascade-serve: {key}: got {value!r}, expected a port"
-            raise ServerError(message, hint=f"{key}=8000, say")
-        else:
-            rest.append(flag)
-    return Server(repository=Path(repository), ports=Ports(**ports), flags=rest)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a server in the foreground until it ends or is told to stop."""
-    flags = _joined(sys.argv[1:] if argv is None else argv)
-    if "--help" in flags or "-h" in flags:
-        sys.stdout.write(
-            "Usage: cascade-serve [--model-repository DIR] [tritonserver flags]\n\n"
-            "Start the real tritonserver on DIR (default: model_repository) in the foreground,\n"
-            "on loopback. All other flags go to tritonserver as they are and win over ours.\n"
-        )
-        return 0
+    """Serve a repository in the foreground, or look after a server, until told to stop."""
+    from .supervision.command import run
+    from .supervision.options import USAGE, Options
+
     try:
-        server = _server(flags)
-        server.start()
+        options = Options.parse(sys.argv[1:] if argv is None else argv)
+        if options.help:
+            sys.stdout.write(USAGE)
+            return 0
+        return run(options)
     except CascadeError as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
-    process = server.process
-    if process is not None:
-        for sign in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(sign, lambda *_: process.terminate())
-        process.wait()
-    return server.stop()
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Switch:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             message = f"switch.json: cannot be read: {exc}"
             raise PolicyError(message, hint="delete it, or `cascade-client policy set`") from exc
         table = Table(values, "switch.json", PolicyError)
@@ -77,11 +77,14 @@ class Switch:
         """Replace ``switch.json`` in one step, safely on disk before it is seen."""
         path, draft = folder / "switch.json", folder / "switch.json.tmp"
         text = json.dumps({"default": self.default, "changes": list(self.changes)}, indent=1)
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)  # what a full disk took half of
 
 
 class ServedPolicy:

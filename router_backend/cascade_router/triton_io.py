@@ -6,16 +6,17 @@ Shapes: R requests of one ``execute``, n rows of one request.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .errors import BusyError, CascadeError, RequestError, TierError
-from .escalation import stack
+from .errors import BusyError, CascadeError, DeadError, RequestError, TierError
+from .group import Array, stack
 
 __all__ = [
     "Array",
@@ -30,7 +31,13 @@ __all__ = [
     "zeros_for",
 ]
 
-Array = npt.NDArray[Any]
+_log = logging.getLogger(__name__)
+
+_BUSY = ("exceeds maximum queue size", "request timeout expired")
+"""What Triton 2.51 says of a full queue, with the status of a fault."""
+
+_DEAD = ("is not healthy", "is not ready", "is not found", "no available versions", "shared memory")
+"""What it says where no row can be to blame."""
 
 
 @functools.cache  # looked up several times for each request
@@ -73,27 +80,54 @@ def error_response(error: CascadeError) -> Any:
 
 
 def send(sender: Any, reply: Any) -> None:
-    """Answer a request that ``execute`` left open, finally."""
-    sender.send(reply, flags=_pb().TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    """Answer a request that ``execute`` left open, finally; one that cannot be sent is an error."""
+    pb_utils = _pb()
+    final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+    try:
+        sender.send(reply, flags=final)
+    except pb_utils.TritonModelException as exc:  # such as no room left in the shared memory
+        _log.error("an answer could not be sent: %s", exc)
+        with contextlib.suppress(pb_utils.TritonModelException):  # the client is gone, or we are
+            sender.send(error_response(BusyError(str(exc))), flags=final)
 
 
-def call(model: str, inputs: dict[str, Array], output: str) -> Array:
+def call(model: str, inputs: dict[str, Array], output: str, version: int = -1) -> Array:
     """Run another model of this server (BLS) and take one of its outputs.
 
+    Args:
+        model: Its name.
+        inputs: (n, ...) rows by name of the input.
+        output: Name of the output.
+        version: Which version of it; -1: the newest loaded.
+
     Raises:
-        TierError: With Triton's text, when the model does not answer.
+        BusyError: With Triton's text, when the model's queue is full.
+        DeadError: With Triton's text, when the model is down.
+        TierError: With Triton's text, when the model does not answer for another reason.
     """
     pb_utils = _pb()
-    reply = pb_utils.InferenceRequest(
-        model_name=model,
-        requested_output_names=[output],
-        inputs=[pb_utils.Tensor(name, rows) for name, rows in inputs.items()],
-        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
-    ).exec()
+    try:
+        reply = pb_utils.InferenceRequest(
+            model_name=model,
+            model_version=version,
+            requested_output_names=[output],
+            inputs=[pb_utils.Tensor(name, rows) for name, rows in inputs.items()],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        ).exec()
+    except pb_utils.TritonModelException as exc:  # such as no room left in the shared memory
+        raise DeadError(str(exc)) from exc
     if reply.has_error():
-        raise TierError(reply.error().message())
+        raise _error_of(reply.error().message())
     # A copy: the array is a view that dies with the response.
     return np.array(pb_utils.get_output_tensor_by_name(reply, output).as_numpy())
+
+
+def _error_of(text: str) -> CascadeError:
+    """Sort Triton 2.51's failures of a call by what they say: all have one status."""
+    said = text.lower()
+    if any(sign in said for sign in _BUSY):
+        return BusyError(text)
+    return DeadError(text) if any(sign in said for sign in _DEAD) else TierError(text)
 
 
 def respond_stacked(

@@ -23,10 +23,16 @@ from .gate import DECIDED, Ints
 from .policy import Policy
 from .scores import Floats, probabilities
 
-__all__ = ["ABSTAINED", "Step", "Walk"]
+__all__ = ["ABSTAINED", "CUT_SHORT", "ON_TIER_FAILURE", "TIER_FAILED", "Step", "Walk"]
 
 ABSTAINED = -1
 """The label of a row that no expert is sure enough of."""
+
+TIER_FAILED, CUT_SHORT = 1, 2
+"""How an answer is degraded: it does without a tier that failed; its time was over before."""
+
+ON_TIER_FAILURE = ["fail", "best_so_far", "escalate"]
+"""What may become of rows whose tier failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Walk:
         confidence: (N,) float32, probability of the label; NaN before the first tier ran.
         exit_tier: (N,) int32, tier that answered; -1 before the first tier ran.
         scores: (N, C) float32, probabilities of all classes; NaN before the first tier ran.
+        degraded: (N,) int32, 0 as the policy says, ``TIER_FAILED`` or ``CUT_SHORT``.
 
     Args:
         policy: Decides.
@@ -86,6 +93,7 @@ class Walk:
         self.confidence = np.full(n, np.nan, dtype=np.float32)
         self.exit_tier = np.full(n, -1, dtype=np.int32)
         self.scores = np.full((n, policy.n_classes), np.nan, dtype=np.float32)
+        self.degraded = np.zeros(n, dtype=np.int32)
 
     @property
     def decided(self) -> npt.NDArray[np.bool_]:
@@ -128,12 +136,60 @@ class Walk:
         return values
 
     def stop(self, rows: Ints) -> None:
-        """Decide rows by the best answer so far, whatever their gates say."""
+        """Decide rows, whatever their gates say."""
         self.tier[rows] = DECIDED
 
-    def lower(self, rows: Ints) -> None:
-        """Let rows that ran no tier yet start at the lowest one their requests allow."""
-        self.tier[rows] = self._min_tier[rows]
+    def do_without(self, tier: int, rows: Ints, how: str) -> npt.NDArray[np.bool_]:
+        """Go on without a tier that failed.
+
+        A row that goes on waits for the next tier that its point runs and its request allows.
+
+        Args:
+            tier: The tier that failed.
+            rows: (n,) int, rows that wait for it.
+            how: ``fail``: no row goes on, nor has an answer. ``best_so_far``: rows with an answer
+                are decided by it, others go on. ``escalate``: all go on; where no tier is left,
+                they are decided by the answer they have.
+
+        Returns:
+            (n,) bool, rows that are lost: decided, and without an answer.
+        """
+        self.degraded[rows] = np.maximum(self.degraded[rows], TIER_FAILED)
+        if how == "fail":
+            self.stop(rows)
+            return np.ones(len(rows), dtype=bool)
+        target = self.policy.gates.above(tier, self.point[rows], self._max_tier[rows])
+        answered = self.exit_tier[rows] >= 0
+        if how == "best_so_far":
+            target = np.where(answered, DECIDED, target)
+        self.tier[rows] = target
+        return np.asarray(~answered & (target == DECIDED))
+
+    def cut_short(self, rows: Ints) -> npt.NDArray[np.bool_]:
+        """Decide rows whose time is over by the best answer so far.
+
+        Returns:
+            (n,) bool, rows that are lost: they have no answer.
+        """
+        self.degraded[rows] = CUT_SHORT
+        self.stop(rows)
+        return np.asarray(self.exit_tier[rows] < 0)
+
+    def lower(self, tier: int, rows: Ints) -> npt.NDArray[np.bool_]:
+        """Let rows whose time does not suffice for a tier start below, at their lowest tier.
+
+        Args:
+            tier: The tier that is too slow for them.
+            rows: (n,) int, rows that wait for it and have no answer.
+
+        Returns:
+            (n,) bool, rows that are lost: their requests allow no lower tier, or they were let
+            down before.
+        """
+        lost = (self._min_tier[rows] >= tier) | (self.degraded[rows] == CUT_SHORT)
+        self.tier[rows] = np.where(lost, DECIDED, self._min_tier[rows])
+        self.degraded[rows] = CUT_SHORT
+        return np.asarray(lost)
 
     def _answer(self, tier: int, rows: Ints, probs: Floats) -> None:
         if self.policy.answer == "mean":

@@ -1,5 +1,6 @@
 """The real server on the real demo cascades, started once for all integration tests."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def repository(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for name in ("imagenet", "pitch"):
         build(Spec.find(name), folder, artifacts_folder=ROOT / "build")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def only_pitch(repository, tmp_path_factory):
+    """The smaller cascade alone, so that loading takes seconds."""
+    folder = tmp_path_factory.mktemp("pitch")
+    for model in repository.glob("pitch*"):
+        shutil.copytree(model, folder / model.name)
     return folder
 
 

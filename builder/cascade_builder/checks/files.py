@@ -77,8 +77,8 @@ def _model_file(model: Model) -> Iterator[str]:
     core = model.core_module
     if core is not None:
         wanted += [f"cascade_router/{core}.py", *_BESIDE.get(core, ())]
-    here = model.config.parameters["expert_here"].string_value if _runs_one(model) else None
-    wanted += [f"experts/{here}.onnx"] if here else []
+    if model.expert_here is not None:
+        wanted.append(f"experts/{model.expert_here}.onnx")
     for name in wanted:
         if model.file(str(name)) is None:
             yield f"{model.version.name}/{name} is missing"
@@ -113,11 +113,6 @@ def _policy(model: Model) -> Iterator[str]:
 
 def _guessed(model: Model) -> bool:
     return any(model.file(name) is not None for name in _GUESSED)
-
-
-def _runs_one(model: Model) -> bool:
-    """Say whether it is a router that runs an expert in its own process."""
-    return model.is_router and "expert_here" in model.config.parameters
 
 
 RULES = (readable, _name, _version_folder, _model_file, _backend, _policy)

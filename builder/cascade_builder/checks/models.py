@@ -96,6 +96,12 @@ class Model:
             if isinstance(one, dict)
         ]
 
+    @property
+    def expert_here(self) -> str | None:
+        """The expert that a router runs in its own process; None: none."""
+        options = self.manifest().get("router") if self.is_router else None
+        return str(options["expert_here"]) if options and "expert_here" in options else None
+
     def manifest(self) -> Mapping[str, Any]:
         """Read ``manifest.json``; empty where there is none that can be read."""
         path = self.file("manifest.json")

@@ -22,6 +22,7 @@ from cascade_builder.spec import Expert, Spec
 from cascade_builder.targets.job import Runner
 from cascade_builder.tasks import Tasks
 from cascade_router.errors import CascadeError
+from cascade_router.versions import folder_in_force
 
 from .server import Asked
 
@@ -226,7 +227,8 @@ def _file(served: Served, graph: Form | None) -> Form:
 def _beside_router(served: Served, spec: Spec, repository: Path, file: Form) -> Iterator[Form]:
     """Open the copy that runs in the router's process, if there is one."""
     router = spec.model("router")
-    path = repository / router / "1" / "experts" / f"{served.expert.name}.onnx"
+    in_force = folder_in_force(repository, spec.name)
+    path = in_force / "experts" / f"{served.expert.name}.onnx"
     if not path.is_file():
         return
     name = f"{path.name} in {router}"

@@ -57,6 +57,7 @@ def repository(tmp_path, policy):
         text += _ROUTER if part == "router" else _EXPERT
         (tmp_path / f"toy_{part}" / "config.pbtxt").write_text(text)
     (tmp_path / "toy_router" / "1" / "policy.json").write_text(policy.to_json())
+    (tmp_path / "toy_router" / "1" / "manifest.json").write_text('{"cascade": "toy"}')
     return tmp_path
 
 

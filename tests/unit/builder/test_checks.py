@@ -41,7 +41,9 @@ def layout_of(spec, target, folder, root):
         path.write_bytes(expert.name.encode())
         files = {main_file(target): path}
         built.append(Built(expert=expert, files=files, digest=file_digest(path)))
-    return LaidOut.of(spec, target, built, root, None)
+    golden = folder / "golden"
+    golden.write_bytes(b"any")
+    return LaidOut.of(spec, target, built, root, None, golden)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,29 @@ def foreign(root):
     (root / "foreign" / "1").mkdir(parents=True)
     (root / "foreign" / "config.pbtxt").write_text(FOREIGN)
     save(linear(), root / "foreign" / "1" / "model.onnx")
+
+
+def bounded_step(root):
+    """An ensemble around a model that is not ours and refuses what its queue cannot hold."""
+    tensors = FOREIGN.replace("-1, ", "").partition("instance_group")[0]
+    sizes = (
+        f'{{ name: "{n}", batch_size: {n}, inputs {{ key: "x" value '
+        "{ data_type: TYPE_FP32, dims: [ 8 ], zero_data: true } } }"
+        for n in (1, 8)
+    )
+    bounded = tensors.replace("max_batch_size: 0", "max_batch_size: 8") + (
+        f"model_warmup [ {', '.join(sizes)} ]\n"
+        "instance_group [ { kind: KIND_CPU } ]\n"
+        "dynamic_batching { default_queue_policy { max_queue_size: 4 } }\n"
+    )
+    step = '{ model_name: "bounded", model_version: -1, input_map { key: "x" value: "x" }'
+    around = tensors.replace("max_batch_size: 0", "max_batch_size: 8").replace(
+        'backend: "onnxruntime"', 'platform: "ensemble"'
+    ) + (f'ensemble_scheduling {{ step [ {step}, output_map {{ key: "y" value: "y" }} }} ] }}\n')
+    for name, text in {"bounded": bounded, "around": around}.items():
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "config.pbtxt").write_text(text)
+    save(linear(), root / "bounded" / "1" / "model.onnx")
 
 
 def stray(root):
@@ -284,7 +309,7 @@ FAULTS = [
     ),
     ("ensemble-tensors", "toy", config("toy", lambda c: setattr(c.input[0], "data_type", 13))),
     ("ensemble-batch", "toy", config("toy", field("max_batch_size", 16))),
-    ("ensemble-queue", "toy", config("toy_router", queue(max_queue_size=4))),
+    ("ensemble-queue", "around", bounded_step),
     ("experts", "toy_router", without("toy_large")),
     (
         "experts",

@@ -21,6 +21,19 @@ def test_a_spec_says_what_its_author_wrote(spec_text: str, tmp_path: Path) -> No
     assert (spec.target, spec.label_tolerance, spec.labels) == ("auto", 0, None)
 
 
+def test_the_router_s_table_says_what_becomes_of_failures(spec_text: str, tmp_path: Path) -> None:
+    """What is left out has its documented value."""
+    usual = read(spec_text, tmp_path).router
+    assert (usual.on_tier_failure, usual.tier_timeout_ms) == ("escalate", 10_000)
+    table = '[router]\non_tier_failure = "best_so_far"\ntier_timeout_ms = 250\n'
+    router = read(spec_text + table + "max_waiting_requests = 9\n", tmp_path).router
+    assert (router.on_tier_failure, router.tier_timeout_ms) == ("best_so_far", 250)
+    assert router.max_waiting_requests == 9
+    with pytest.raises(SpecError, match=r"router\.on_tier_failure: got 'best'") as caught:
+        read(spec_text + '[router]\non_tier_failure = "best"\n', tmp_path)
+    assert "expected one of" in str(caught.value) or "did you mean" in str(caught.value)
+
+
 def test_pictures_share_square_pixels(spec_text: str, tmp_path: Path) -> None:
     """An image cascade needs only the side of its canonical square."""
     start, end = spec_text.index("[input]"), spec_text.index("[rows]")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cascade_builder import triton_config
 from cascade_builder.checks import check_staged
-from cascade_builder.spec import Spec
+from cascade_builder.spec import Input, Router, Spec
 from cascade_builder.targets.options import TARGETS, Engine, Program, Serving
 
 
@@ -16,10 +16,15 @@ def configs(spec: Spec) -> dict[str, Any]:
     return {
         "embedded": triton_config.expert_config(spec, spec.experts[1], "embedded"),
         "onnxruntime": triton_config.expert_config(spec, spec.experts[1], "onnxruntime"),
-        "router": triton_config.router_config(spec, "embedded"),
+        "router": triton_config.router_config(spec),
         "control": triton_config.control_config(spec),
         "ensemble": triton_config.ensemble_config(spec),
     }
+
+
+def _preprocess(spec: Spec) -> Any:
+    pixels = Input(kind="image", name="PIXELS", dtype="UINT8", shape=(8, 8, 3))
+    return triton_config.preprocess_config(dataclasses.replace(spec, input=pixels))
 
 
 @pytest.fixture
@@ -51,6 +56,13 @@ def test_every_model_that_answers_rows_batches_them(spec: Spec) -> None:
         "control": False,
         "ensemble": False,
     }
+
+
+def test_no_more_requests_wait_than_the_spec_says(spec: Spec) -> None:
+    """Before the router, and before the model that prepares its rows."""
+    bounded = dataclasses.replace(spec, router=Router(max_waiting_requests=7))
+    for config in (triton_config.router_config(bounded), _preprocess(bounded)):
+        assert config.dynamic_batching.default_queue_policy.max_queue_size == 7
 
 
 def test_no_model_has_a_response_cache(spec: Spec) -> None:

@@ -222,7 +222,8 @@ def test_what_cannot_run_here_is_said(toy):
         path.write_bytes(expert.name.encode())
         files = {"model.plan": path}
         engines.append(Built(expert=expert, files=files, digest=file_digest(path)))
-    LaidOut.of(spec, "tensorrt", engines, toy / "repository", None).write_out()
+    golden = toy / "repository" / "toy_router" / "1" / "golden.npz"
+    LaidOut.of(spec, "tensorrt", engines, toy / "repository", None, golden).write_out()
     why = targets.why_not("tensorrt")
     assert why is not None
 

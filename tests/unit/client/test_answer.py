@@ -46,6 +46,20 @@ def test_without_names_numbers_do():
     assert (answer.label_name, answer.tier_name) == (None, "tier 1")
 
 
+def test_a_degraded_answer_says_why():
+    """In a word for programs, in the table for people; without the output all is well."""
+    told = {**arrays(), "DEGRADED": np.array([[1], [2]], dtype=np.int32)}
+    answers = answers_from_arrays(told, 2, ms=0.0, names=NAMES)
+    plain = answers_from_arrays(arrays(), 2, ms=0.0, names=NAMES)
+
+    assert [a.degraded for a in answers] == ["tier", "deadline"]
+    assert [a.as_json()["degraded"] for a in plain] == [None, None]
+    shown = StringIO()
+    Console(file=shown, width=120).print(answer_table(zip("ab", answers, strict=True), 1))
+    assert "1 large, a tier failed" in shown.getvalue()
+    assert "0 small, cut short" in shown.getvalue()
+
+
 def test_top_needs_scores_and_a_count():
     """Both refusals say what to do."""
     some = {k: v for k, v in arrays().items() if k != "SCORES"}

@@ -207,8 +207,8 @@ def test_an_expert_is_loaded_by_its_own_input_and_output():
 
 
 def test_a_cascade_is_no_expert():
-    """It has four outputs."""
-    with pytest.raises(RequestError, match="got 1 inputs and 4 outputs"):
+    """It has five outputs."""
+    with pytest.raises(RequestError, match="got 1 inputs and 5 outputs"):
         Candidate.expert(FakeCascade().models["pitch"])
 
 

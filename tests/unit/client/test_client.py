@@ -1,6 +1,7 @@
 """The clients against a served cascade behind the seam."""
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
@@ -74,6 +75,21 @@ def test_the_choice_goes_with_every_request(client, fake):
 def test_without_scores_there_are_none(client):
     """They are not fetched."""
     assert client.infer([row(1, 0.9)], scores=False)[0].scores is None
+
+
+def test_an_answer_of_another_tier_than_usual_says_so(client, fake):
+    """A cascade that was built before there was such an output is not asked for it."""
+    assert client.infer([row(1, 0.1)])[0].degraded is None
+    fake.full_failed = True
+    (answer,) = client.infer([row(1, 0.1)])
+    assert (answer.tier, answer.degraded) == (0, "tier")
+
+    old = fake.models["pitch"]
+    outputs = tuple(port for port in old.outputs if port.name != "DEGRADED")
+    fake.models["pitch"] = dataclasses.replace(old, outputs=outputs)
+    again = CascadeClient("here", "pitch", transport=fake)
+    assert again.infer([row(1, 0.1)])[0].degraded is None
+    assert "DEGRADED" not in fake.inferences[-1].outputs
 
 
 def test_pictures_are_sent_as_bytes(tmp_path):

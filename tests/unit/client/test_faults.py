@@ -7,6 +7,7 @@ import pytest
 
 from cascade_client.faults import from_grpc, from_http
 from cascade_router.errors import (
+    AccessError,
     BusyError,
     NoAnswerError,
     NotReadyError,
@@ -22,7 +23,7 @@ GRPC = {
     "DEADLINE_EXCEEDED": NoAnswerError,
     "NOT_FOUND": RequestError,
     "ALREADY_EXISTS": RequestError,
-    "PERMISSION_DENIED": ServerError,
+    "PERMISSION_DENIED": AccessError,
     "RESOURCE_EXHAUSTED": BusyError,
     "FAILED_PRECONDITION": RequestError,
     "ABORTED": ServerError,
@@ -31,7 +32,7 @@ GRPC = {
     "INTERNAL": TierError,
     "UNAVAILABLE": BusyError,
     "DATA_LOSS": ServerError,
-    "UNAUTHENTICATED": ServerError,
+    "UNAUTHENTICATED": AccessError,
 }
 
 
@@ -45,8 +46,8 @@ def test_every_grpc_status_has_its_error(code):
 def test_every_http_status_has_its_error(code):
     """A walk over all failing HTTP codes."""
     special = {
-        401: ServerError,
-        403: ServerError,
+        401: AccessError,
+        403: AccessError,
         408: NoAnswerError,
         504: NoAnswerError,
         429: BusyError,

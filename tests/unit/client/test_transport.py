@@ -143,6 +143,7 @@ def test_all_outputs_come_where_none_is_named(talk):
         "LABEL": ("int32", (1, 1)),
         "CONFIDENCE": ("float32", (1, 1)),
         "TIER": ("int32", (1, 1)),
+        "DEGRADED": ("int32", (1, 1)),
     }
 
 

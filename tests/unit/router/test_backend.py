@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import threading
 from collections import Counter
 
 import numpy as np
@@ -180,13 +181,16 @@ def test_a_bad_request_fails_alone(router):
 
 
 @pytest.mark.parametrize("broken", NAMES)
-def test_a_failing_expert_fails_only_rows_that_need_it(router, server, broken):
-    """Rows that exit below the broken tier are answered; the others learn which tier failed."""
+def test_a_failing_expert_fails_only_rows_that_need_it(server, folder, broken):
+    """Told to fail: rows that exit below are answered, the others learn which tier failed."""
+    router = start(folder, on_tier_failure="fail")
     server.models[f"c_{broken}"] = lambda inputs: "engine on fire"
     scales = [9.0, 0.4, 0.01]  # exit at tiers 0, 1 and 2
     requests = [Request({"X": np.array([[s, 0, 0]], dtype=np.float32)}) for s in scales]
 
     answers = [final(q, r) for q, r in zip(requests, router.execute(requests), strict=True)]
+
+    router.finalize()
 
     # The tiers run in one batch: whoever reaches the broken tier fails with it.
     failed = [answer.has_error() for answer in answers]
@@ -196,6 +200,83 @@ def test_a_failing_expert_fails_only_rows_that_need_it(router, server, broken):
             assert answer.error().code() == "UNAVAILABLE"
             assert f"tier '{broken}' (model c_{broken}) failed" in answer.error().message()
             assert "Traceback" not in answer.error().message()
+
+
+@pytest.mark.parametrize(
+    ("how", "broken", "tiers"),
+    [
+        ("escalate", "middle", [0, 2, 2]),
+        ("escalate", "large", [0, 1, 1]),
+        ("escalate", "small", [1, 1, 2]),
+        ("best_so_far", "middle", [0, 0, 0]),
+        ("best_so_far", "large", [0, 1, 1]),
+        ("best_so_far", "small", [1, 1, 2]),
+    ],
+)
+def test_the_spec_says_who_stands_in_for_a_failed_tier(server, folder, how, broken, tiers):
+    """TIER says who answered, DEGRADED that it was not who should have, and both are counted."""
+    router = start(folder, on_tier_failure=how)
+    server.models[f"c_{broken}"] = lambda inputs: "engine on fire"
+    outputs = ["TIER", "DEGRADED"]
+    scales = [9.0, 0.4, 0.01]  # exit at tiers 0, 1 and 2
+    requests = [Request({"X": np.array([[s, 0, 0]], np.float32)}, outputs=outputs) for s in scales]
+
+    answers = [final(q, r) for q, r in zip(requests, router.execute(requests), strict=True)]
+    router.finalize()
+
+    met = [k >= NAMES.index(broken) for k in range(3)]
+    assert [int(a.output("TIER")[0, 0]) for a in answers] == tiers
+    assert [bool(a.output("DEGRADED")[0, 0]) for a in answers] == met
+    assert counted(server, "cascade_degraded_total", "reason") == {"tier": sum(met)}
+    assert counted(server, "cascade_tier_failures_total", "tier") == {broken: 1}
+    # One up when it was left alone, one down when the router ended.
+    assert counted(server, "cascade_tier_open", "tier") == dict.fromkeys(NAMES, 0.0)
+
+
+def test_a_first_tier_that_is_slow_does_not_hold_execute(server, folder):
+    """It returns while the call is under way; a row with a deadline is answered at its deadline."""
+    ready = threading.Event()
+
+    def slow(inputs):
+        assert ready.wait(30)
+        return {"LOGITS": inputs["X"]}
+
+    server.models["c_small"] = slow
+    model = start(folder)
+    rows = np.array([[9, 0, 0]], dtype=np.float32)
+    hurried, patient = Request({"X": rows}, {"cascade_deadline_ms": 300}), Request({"X": rows})
+
+    assert model.execute([hurried, patient]) == [None, None]
+    refused = final(hurried, None)
+    ready.set()
+    answered = final(patient, None)
+    model.finalize()
+
+    assert refused.error().code() == "UNAVAILABLE"
+    assert "cascade_deadline_ms: over before tier 0 had answered" in refused.error().message()
+    assert answered.output("TIER").tolist() == [[0]]
+
+
+def test_rows_under_way_do_not_lie_in_the_memory_of_their_request(server, folder):
+    """What execute leaves behind is a copy: Triton uses that memory again."""
+    ready = threading.Event()
+
+    def slow(inputs):
+        assert ready.wait(30)
+        return {"LOGITS": inputs["X"]}
+
+    server.models["c_small"] = slow
+    model = start(folder)
+    memory = np.array([[9, 0, 0], [0, 0, 0]], dtype=np.float32)
+    request = Request({"X": memory[:1]})
+
+    assert model.execute([request]) == [None]
+    memory[:] = [0, 9, 0]
+    ready.set()
+    answer = final(request, None)
+    model.finalize()
+
+    assert answer.output("LABEL").tolist() == [[0]]
 
 
 def test_exits_are_counted_by_point_and_tier(server, folder):
@@ -303,3 +384,41 @@ def test_a_policy_for_other_experts_is_refused(server, folder):
 
     with pytest.raises(PolicyError, match="tier 'middle' was calibrated as sha256:middle"):
         start(folder)
+
+
+def pinned(folder, **options):
+    """Have the manifest name a version of every expert, and options of the router."""
+    path = folder / "1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for version, expert in enumerate(manifest["experts"], start=4):
+        expert["version"] = version
+    path.write_text(json.dumps(manifest | {"router": options}))
+
+
+def test_each_expert_is_called_in_the_version_that_the_manifest_names(server, folder):
+    """While one version takes over from another, no row sees experts of both."""
+    pinned(folder)
+    router = start(folder)
+    unsure = Request({"X": np.array([[0.1, 0.0, 0.0]], dtype=np.float32)})
+
+    (reply,) = router.execute([unsure])
+    final(unsure, reply)
+    router.finalize()
+
+    called = {
+        (model, version) for (model, _), version in zip(server.calls, server.versions, strict=True)
+    }
+    assert called == {("c_small", 4), ("c_middle", 5), ("c_large", 6)}
+
+
+def test_options_beside_a_version_are_its_own(server, folder):
+    """What the config says is for versions whose manifest says nothing."""
+    pinned(folder, abstain_below="0.99")
+    router = start(folder, abstain_below="0.0")
+    unsure = Request({"X": np.array([[0.1, 0.0, 0.0]], dtype=np.float32)})
+
+    (reply,) = router.execute([unsure])
+    answer = final(unsure, reply)
+    router.finalize()
+
+    assert answer.output("LABEL").tolist() == [[-1]]

@@ -3,13 +3,25 @@
 import dataclasses
 import queue
 import threading
+import time
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from cascade_router import Gate, OperatingPoint, Policy, Tier, TierError, Walk
-from cascade_router.errors import BusyError
-from cascade_router.escalation import Escalation, Group
+from cascade_router import (
+    DECIDED,
+    Gate,
+    OperatingPoint,
+    Policy,
+    RequestError,
+    Tier,
+    TierError,
+    Walk,
+)
+from cascade_router.errors import BusyError, DeadError
+from cascade_router.escalation import Escalation
+from cascade_router.group import Group
 from cascade_router.pace import Pace
 
 POLICY = Policy(
@@ -29,11 +41,15 @@ class Tiers:
         self.calls = queue.Queue()
         self.hold = threading.Event()
         self.hold.set()
+        self.down, self.dead = False, 0
 
     def __call__(self, tier, rows):
         self.calls.put((tier, len(rows)))
         assert self.hold.wait(10)
-        if np.isnan(rows).any():
+        if self.dead:
+            self.dead -= 1
+            raise DeadError("is not healthy")
+        if self.down or np.isnan(rows).any():
             raise TierError("down")
         if np.isinf(rows).any():
             raise ZeroDivisionError
@@ -58,7 +74,10 @@ def tiers():
 def started(tiers, *, costs=({}, {}, {}), clock=lambda: 0.0, **bounds):
     measured = [dataclasses.replace(t, cost_ms=c) for t, c in zip(POLICY.tiers, costs, strict=True)]
     bounds = {"max_batch": 4, "max_waiting": 8, "workers": 1} | bounds
-    return Escalation(tiers, Pace(measured, 1), n_tiers=3, clock=clock, **bounds)
+    pace = Pace(measured, 1, clock)
+    made = Escalation(tiers, pace, n_tiers=3, clock=clock, **bounds)
+    made.start()
+    return made
 
 
 @pytest.fixture
@@ -129,20 +148,107 @@ def test_a_full_queue_refuses_at_once(escalation, tiers):
     assert "8 rows may wait" in str(error)
 
 
-@pytest.mark.parametrize(
-    ("value", "message"), [(np.nan, "down"), (np.inf, "fault in the router, see the server's log")]
-)
-def test_a_failed_call_fails_its_rows_and_no_others(escalation, tiers, value, message):
-    """A tier's error, and our own fault too, reach the rows of that call; the worker lives on."""
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_that_a_tier_cannot_run_is_refused_alone(escalation, tiers, value):
+    """Its batch mates are answered, the tier is not blamed; a fault of ours harms no other row."""
     reports = Reports()
+    tiers.hold.clear()
+    escalation.send(group([SURE], reports))
+    tiers.calls.get(timeout=5)
 
-    escalation.send(group([[value, 0]], reports))
-    rows, error = reports.get(timeout=5)
+    escalation.send(group([SURE, [value, 0], SURE], reports))
+    tiers.hold.set()
+    told = [reports.get(timeout=5) for _ in range(3)]
     escalation.send(group([SURE], reports))
 
-    assert (rows.tolist(), type(error)) == ([0], TierError)
-    assert message in str(error)
+    refused = [(rows, error) for rows, error in told if error is not None]
+    ((rows, error),) = refused
+    assert (rows.tolist(), type(error)) == ([1], RequestError)
+    assert str(error).startswith("a row of this request cannot be run: ")
+    assert sorted(len(rows) for rows, error in told if error is None) == [1, 2]
     assert reports.get(timeout=5)[1] is None
+
+
+def test_a_tier_that_runs_no_row_fails_them_all(tiers):
+    """Not even zeros: the rows learn why, where no tier is left."""
+    reports = Reports()
+    tiers.down = True
+    escalation = started(tiers)
+
+    escalation.send(group([SURE], reports, min_tier=2))
+    rows, error = reports.get(timeout=5)
+    escalation.close()
+
+    assert (rows.tolist(), type(error), str(error)) == ([0], TierError, "down")
+
+
+def test_one_of_two_instances_that_is_dead_costs_a_second_call(tiers):
+    """An error that says so is no row's fault, and the other instance answers."""
+    reports = Reports()
+    tiers.dead = 1
+    escalation = started(tiers)
+
+    escalation.send(group([SURE], reports))
+    rows, error = reports.get(timeout=5)
+    tiers.dead = 2
+    escalation.send(group([SURE], reports, min_tier=2))
+    _, second = reports.get(timeout=5)
+    escalation.close()
+
+    assert (rows.tolist(), error) == ([0], None)
+    assert isinstance(second, DeadError)
+
+
+def test_a_lender_gets_its_rows_back(escalation, tiers):
+    """A worker runs the tier, the caller settles and reports; nothing is left behind."""
+    reports, left = Reports(), []
+    lent = group([SURE, UNSURE], reports)
+
+    (rest,) = escalation.lend(1, lent, lambda: left.append(1))
+
+    assert rest.rows.tolist() == [0, 1]
+    assert lent.walk.tier.tolist() == [DECIDED, 2]
+    assert not left
+    assert reports.empty()
+
+
+def test_a_lender_does_not_wait_for_a_slow_call(tiers):
+    """It says so before the rows are taken over, and they are answered when the tier is done."""
+    reports, left = Reports(), []
+    escalation = started(tiers, clock=time.monotonic, workers=2)
+    tiers.hold.clear()
+
+    assert escalation.lend(1, group([SURE], reports), lambda: left.append(reports.empty())) == []
+    assert escalation.lend(1, group([SURE], reports), lambda: left.append(reports.empty())) == []
+    assert escalation.lend(1, group([SURE], reports), lambda: left.append(reports.empty())) == []
+    tiers.hold.set()
+    told = [reports.get(timeout=5) for _ in range(3)]
+    escalation.close()
+
+    assert left == [True] * 3
+    assert [error for _, error in told] == [None] * 3
+
+
+def test_a_stuck_tier_holds_nobody(tiers):
+    """With threads and the real clock: deadline, timeout, and an end that does not wait for it."""
+    reports = Reports()
+    escalation = started(tiers, clock=time.monotonic, timeout_s=0.3)
+    tiers.hold.clear()
+    now = time.monotonic()
+    escalation.send(group([SURE, SURE], reports, until=[now + 0.1, np.inf]))
+    waiting = group([SURE], reports)
+    tiers.calls.get(timeout=5)
+    escalation.send(waiting)
+
+    first, error = reports.get(timeout=5)
+    assert (first.tolist(), type(error)) == ([0], BusyError)
+    assert tiers.calls.get(timeout=5)[0] == 2  # those that the timeout let go
+    tiers.hold.set()
+    told = [reports.get(timeout=5) for _ in range(2)]
+    escalation.close()
+
+    assert [error for _, error in told] == [None, None]
+    assert waiting.walk.exit_tier.tolist() == [2]
 
 
 def test_close_finishes_what_waits():
@@ -238,3 +344,68 @@ def test_pace_expects_the_slower_of_measured_and_seen():
     for _ in range(60):
         pace.took(0, 2, 0.080)
     assert pace.expect_s(0, 1) == pytest.approx(0.040, rel=1e-3)
+
+
+def test_a_storm_reports_every_row_once():
+    """Threads that send and lend, tiers that fail or are slow, timeouts and deadlines: all at once.
+
+    Which row is answered is luck here; that each is told exactly once is not.
+    """
+    lock, told, sizes = threading.Lock(), Counter(), {}
+
+    class Told:
+        def __init__(self, key):
+            self.key = key
+
+        def report(self, rows, error):
+            with lock:
+                told.update((self.key, row) for row in rows.tolist())
+
+        def ran(self, tier, rows, scores):
+            pass
+
+    luck = np.random.default_rng(0)
+
+    def run(tier, rows):
+        with lock:
+            draw = luck.random()
+        if draw < 0.2:
+            time.sleep(0.05 * draw)
+        if draw > 0.9:
+            message = "down"
+            raise (TierError if draw > 0.95 else DeadError)(message)
+        return rows
+
+    measured = [dataclasses.replace(t, cost_ms={}) for t in POLICY.tiers]
+    escalation = Escalation(
+        run,
+        Pace(measured, 2),
+        n_tiers=3,
+        max_batch=4,
+        max_waiting=40,
+        workers=2,
+        timeout_s=0.004,
+    )
+    escalation.start()
+
+    def send(who):
+        draws = np.random.default_rng(who)
+        for k in range(150):
+            n = sizes[who, k] = int(draws.integers(1, 6))
+            until = time.monotonic() + draws.choice([0.002, 0.01, np.inf], n)
+            logits = draws.choice([0.1, 9.0], (n, 2))
+            one = group(logits, Told((who, k)), min_tier=0, until=until)
+            if k % 3:
+                escalation.send(one)
+                continue
+            for rest in escalation.lend(0, one, lambda: None):
+                escalation.send(rest)
+
+    threads = [threading.Thread(target=send, args=(who,)) for who in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    escalation.close()
+
+    assert told == {(key, row): 1 for key, n in sizes.items() for row in range(n)}

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cascade_router import RequestError
-from cascade_router.images import MAX_BYTES, pixels_from_bytes
+from cascade_router.images import MAX_BYTES, Allowance, pixels_from_bytes
 
 RED = (200, 30, 30)
 
@@ -124,3 +124,24 @@ def test_damaged_files_never_raise_anything_else():
             refused += 1
 
     assert 50 < refused < 950
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded():
+    """A scan of a hundred bytes costs a whole decoding; ordinary progressive files pass."""
+    good = encoded(Image.new("L", (4000, 4000), 128), "JPEG", progressive=True)
+    scan = good[good.rindex(b"\xff\xda") : -2]
+    assert pixels_from_bytes(good, 32).shape == (32, 32, 3)
+
+    with pytest.raises(RequestError, match=r"is 4000 x 4000 in 10\d scans"):
+        pixels_from_bytes(good[:-2] + scan * 100 + good[-2:], 32)
+
+
+def test_pictures_of_one_request_share_an_allowance():
+    """Many large pictures at once are refused at the one that is too much."""
+    allowance = Allowance(2 * 90 * 60)
+    picture = encoded(halves(), "PNG")
+    for _ in range(2):
+        pixels_from_bytes(picture, 16, allowance)
+
+    with pytest.raises(RequestError, match="more than 10800 pixels together"):
+        pixels_from_bytes(picture, 16, allowance)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -10,9 +11,11 @@ from fake_triton import Request, Server
 from PIL import Image
 from tokeniser import CLS, SEP, tokenizer_json
 
-from cascade_router import Gate, OperatingPoint, Policy, Tier, triton_io
+from cascade_router import Gate, OperatingPoint, Policy, Tier, TierError, triton_io
 from cascade_router.control import TritonPythonModel as Control
+from cascade_router.errors import BusyError, CascadeError, DeadError
 from cascade_router.images_model import TritonPythonModel as Images
+from cascade_router.keys import Keys
 from cascade_router.text_model import TritonPythonModel as Texts
 
 
@@ -128,6 +131,21 @@ def test_set_switches_the_default_and_records_who(control, tmp_path):
     assert json.loads((tmp_path / "c_router/1/switch.json").read_text())["default"] == "other"
 
 
+def test_commands_are_about_the_version_in_force(control, tmp_path):
+    """The ensemble's step names it, and may name another one by the next command."""
+    shutil.copytree(tmp_path / "c_router" / "1", tmp_path / "c_router" / "2")
+    (tmp_path / "c").mkdir()
+    step = 'ensemble_scheduling { step { model_name: "c_router" model_version: 2 } }'
+    (tmp_path / "c" / "config.pbtxt").write_text(step)
+
+    control.execute([command(b'{"do": "set", "point": "other"}')])
+
+    assert not (tmp_path / "c_router/1/switch.json").exists()
+    assert json.loads((tmp_path / "c_router/2/switch.json").read_text())["default"] == "other"
+    (shown,) = control.execute([command(b'{"do": "show"}')])
+    assert json.loads(shown.output("REPLY")[0])["router_version"] == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -147,3 +165,55 @@ def test_a_wrong_command_is_refused(control, text, message):
 
     assert message in answer.error().message()
     assert answer.error().code() == "INVALID_ARG"
+
+
+def set_point(control, **more):
+    text = json.dumps({"do": "set", "point": "other", **more}).encode()
+    (answer,) = control.execute([command(text)])
+    return answer
+
+
+def test_a_guarded_server_switches_for_the_holder_only(control, tmp_path, monkeypatch):
+    """Everybody may look; the file is read at each change, and unusable means nobody."""
+    path = tmp_path / "keys"
+    keys = Keys.create(path)
+    monkeypatch.setenv("CASCADE_KEYS", str(path))
+
+    for wrong in ({}, {"key": ""}, {"key": keys.control}):
+        refused = set_point(control, **wrong).error()
+        assert "only the holder of the policy key" in refused.message()
+        assert refused.code() == "INVALID_ARG"
+    assert not control.execute([command(b'{"do": "show"}')])[0].has_error()
+    assert not set_point(control, key=keys.policy).has_error()
+    path.chmod(0o644)
+    message = set_point(control, key=keys.policy).error().message()
+    assert "key file cannot be used" in message
+    assert str(path) not in message
+
+
+def test_an_unguarded_server_switches_for_everyone(control, monkeypatch):
+    """On loopback, without keys, as ever; a client that has a key may send it."""
+    monkeypatch.delenv("CASCADE_KEYS", raising=False)
+
+    assert not set_point(control).has_error()
+    assert not set_point(control, key="whatever").has_error()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("Exceeds maximum queue size", BusyError),
+        ("Request timeout expired", BusyError),
+        ("Stub process 'c_large_0_0' is not healthy.", DeadError),
+        ("Failed for execute the inference request. Model 'x' is not ready.", DeadError),
+        ("index 9 is out of bounds", TierError),
+    ],
+)
+def test_triton_s_words_say_what_failed(server, text, error):
+    """All of them have one status on 2.51."""
+    server.models["m"] = lambda inputs: text
+
+    with pytest.raises(CascadeError) as caught:
+        triton_io.call("m", {"X": np.zeros((1, 3), dtype=np.float32)}, "LOGITS")
+
+    assert type(caught.value) is error

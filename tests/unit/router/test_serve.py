@@ -1,10 +1,11 @@
 """Starting a server: what is missing is named before anything is started."""
 
+import os
 import socket
 
 import pytest
 
-from cascade_router import installation, serve
+from cascade_router import installation
 from cascade_router.errors import ServerError
 from cascade_router.installation import Installation
 from cascade_router.serve import Ports, Server, free_ports, main
@@ -33,12 +34,15 @@ def test_a_folder_without_models_is_refused(tmp_path):
 
 
 def test_a_port_in_use_is_named_with_the_flag_that_moves_it(repository):
-    """The error names the port, what it is for and how to choose another one."""
+    """The error names the port, what it is for, who has it and how to choose another one."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         server = Server(repository=repository, ports=Ports(http=port))
 
-        with pytest.raises(ServerError, match=rf"port {port} \(http\) is in use") as caught:
+        holder = rf"\(pid {os.getpid()}\)"
+        with pytest.raises(
+            ServerError, match=rf"{port} \(http\) is in use by .*{holder}"
+        ) as caught:
             server.start()
 
     assert "--http-port" in str(caught.value)
@@ -74,12 +78,15 @@ def test_missing_libraries_are_named(monkeypatch, repository):
     assert "apt-get install libpython3.11" in str(caught.value)
 
 
-def test_main_prints_our_error_and_returns_1(tmp_path, capsys):
+def test_main_prints_our_error_and_returns_1(tmp_path, capsys, monkeypatch):
     """The command line shows the sentence and the help, no traceback."""
-    status = main(["--model-repository", str(tmp_path)])
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    ports = [f"--{name}-port={getattr(free_ports(), name)}" for name in Ports.__slots__]
+
+    status = main(["--model-repository", str(tmp_path), *ports, "--health-port=0"])
 
     assert status == 1
-    assert capsys.readouterr().err.startswith("Error: ")
+    assert "Error: " in capsys.readouterr().err
 
 
 def test_help_is_printed(capsys):
@@ -99,28 +106,6 @@ def test_flags_win_over_ours():
         "--model-control-mode=none"
     ]
     assert "--http-address=127.0.0.1" in command
-
-
-@pytest.mark.parametrize(
-    ("flags", "joined"),
-    [
-        (["--http-port", "9", "--x=1"], ["--http-port=9", "--x=1"]),
-        (["--a", "--b", "c"], ["--a", "--b=c"]),
-    ],
-)
-def test_flags_are_read_in_both_forms(flags, joined):
-    """``--key value`` and ``--key=value`` are the same."""
-    assert serve._joined(flags) == joined
-
-
-def test_repeated_flags_all_go_to_the_server():
-    """What may be given twice is not swallowed; ports and repository are ours to know."""
-    flags = ["--load-model=a", "--load-model=b", "--http-port=9000", "--model-repository=x"]
-
-    server = serve._server(flags)
-
-    assert server.flags == ["--load-model=a", "--load-model=b"]
-    assert (server.ports.http, server.repository.name) == (9000, "x")
 
 
 @pytest.mark.parametrize("port", ["abc", "", "0", "70000", "-1"])

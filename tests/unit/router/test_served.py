@@ -61,6 +61,7 @@ def test_a_replaced_policy_is_taken(served, folder):
     [
         (POLICY.to_json()[:200], "not JSON"),
         ("garbage", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("", "not JSON"),
         (dataclasses.replace(POLICY, cascade="d").to_json(), "made for cascade 'd'"),
         (POLICY.to_json().replace("d-b", "d-x"), "tier 'b' was calibrated as d-x"),
@@ -170,3 +171,14 @@ def test_only_the_newest_hundred_changes_are_kept(folder):
 
     assert Switch.read(folder) == switch
     assert [c["point"] for c in switch.changes] == [f"p{i}" for i in range(50, 150)]
+
+
+def test_a_switch_that_cannot_be_written_leaves_nothing_behind(served, folder):
+    """Neither a draft nor another point."""
+    (folder / "switch.json").mkdir()
+    names = sorted(path.name for path in folder.iterdir())
+
+    with pytest.raises(OSError, match="directory"):
+        served.switch.to("p", was="p", who="ann", when="now").write(folder)
+
+    assert sorted(path.name for path in folder.iterdir()) == names

@@ -1,0 +1,69 @@
+"""The table: every fault there is, as an object."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from .disk import Disk
+from .fault import Fault
+from .flood import Flood
+from .grounds import pitch
+from .kill import Kill, an_expert, the_router, the_server
+from .mutated import Mutated
+from .policy_file import PolicyFile
+from .soak import Soak
+from .stop import StopTier
+from .swap import Swap
+
+__all__ = ["faults"]
+
+
+def faults(*, short: bool) -> list[Fault]:
+    """List the faults.
+
+    Args:
+        short: As ``make test`` does them: fewer times, and nothing is held to a time, since the
+            machine may have other things to do; else as ``make chaos`` does.
+    """
+    timed = not short
+    experts = "a process of an expert, each tier in turn"
+    kill_expert = Kill(
+        name="kill-expert", whom=experts, pick=an_expert, times=2 if short else 20, timed=timed
+    )
+    other_policies = [
+        replace(
+            kill_expert,
+            name=f"kill-expert-{how.replace('_', '-')}",
+            whom=f'{experts}, on_tier_failure = "{how}"',
+            times=6,
+            ground=partial(pitch, on_failure=how),
+        )
+        for how in ("best_so_far", "fail")
+    ]
+    several = 1 if short else 5
+    return [
+        kill_expert,
+        *([] if short else other_policies),
+        Kill(
+            name="kill-router",
+            whom="a process of the router",
+            pick=the_router,
+            times=several,
+            timed=timed,
+        ),
+        StopTier(times=1 if short else 4, timed=timed),
+        PolicyFile(times=40 if short else 1000, taken_s=3.0 if short else 1.5),
+        Flood(seconds=4.0 if short else 30.0, timed=timed),
+        Kill(
+            name="kill-server",
+            whom="tritonserver under cascade-serve",
+            pick=the_server,
+            times=several,
+            timed=timed,
+        ),
+        Swap(times=2 if short else 50),
+        Disk(times=several),
+        Mutated(requests=1000 if short else 10_000),
+        Soak(requests=5000 if short else 1_000_000),
+    ]

@@ -1,0 +1,168 @@
+"""``policy.json`` truncated, garbage, foreign, unreadable, and replaced all the time."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .fault import Report, Tally, Tell, often
+from .grounds import pitch
+from .kill import settle
+from .site import Site
+from .traffic import Pace
+
+__all__ = ["PolicyFile"]
+
+_PACE = Pace(rate=40.0, deadline_ms=None)
+_LOOK_EVERY = 20
+"""Replacements between two looks at what the cascade says of its policy."""
+
+_BETWEEN_S = 0.02
+
+Spoil = Callable[[dict[str, Any], np.random.Generator], bytes | None]
+"""Bytes of a file that must not serve; None: something that is no file at all."""
+
+
+def _truncated(good: dict[str, Any], rng: np.random.Generator) -> bytes:
+    text = json.dumps(good).encode()
+    return text[: int(rng.integers(0, len(text)))]
+
+
+def _garbage(_: dict[str, Any], rng: np.random.Generator) -> bytes:
+    return rng.bytes(int(rng.integers(1, 4096)))
+
+
+def _nested(_: dict[str, Any], rng: np.random.Generator) -> bytes:
+    return b"[" * int(rng.integers(10_000, 200_000))
+
+
+def _foreign_expert(good: dict[str, Any], rng: np.random.Generator) -> bytes:
+    other = copy.deepcopy(good)
+    tier = int(rng.integers(len(other["tiers"])))
+    other["tiers"][tier]["digest"] = "sha256:" + rng.bytes(32).hex()
+    return json.dumps(other).encode()
+
+
+def _foreign_cascade(good: dict[str, Any], _: np.random.Generator) -> bytes:
+    return json.dumps(good | {"cascade": "another"}).encode()
+
+
+def _fewer_tiers(good: dict[str, Any], _: np.random.Generator) -> bytes:
+    return json.dumps(good | {"tiers": good["tiers"][:-1]}).encode()
+
+
+def _wrong_type(good: dict[str, Any], rng: np.random.Generator) -> bytes:
+    keys = ("schema", "cascade", "activation", "classes", "tiers", "points", "default")
+    key = keys[int(rng.integers(len(keys)))]
+    values = [None, 7, "x", [], {}, True, [[1]], 1e400]
+    return json.dumps(good | {key: values[int(rng.integers(len(values)))]}).encode()
+
+
+def _not_a_file(_good: dict[str, Any], _: np.random.Generator) -> None:
+    return None
+
+
+_SPOILS: tuple[Spoil, ...] = (
+    _truncated,
+    _garbage,
+    _nested,
+    _foreign_expert,
+    _foreign_cascade,
+    _fewer_tiers,
+    _wrong_type,
+    _not_a_file,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFile:
+    """Replace the policy file of a running cascade by bad ones, and now and then by a good one.
+
+    Attributes:
+        times: Replacements in all.
+        seed: Of what is written.
+        taken_s: A good policy must answer within this time; every instance looks four times a
+            second.
+    """
+
+    name: ClassVar[str] = "policy-file"
+    ground = staticmethod(pitch)
+    required: ClassVar[str] = "the last good policy serves, the refusal is reported"
+    times: int = 1000
+    seed: int = 5
+    taken_s: float = 1.5
+
+    @property
+    def what(self) -> str:
+        """The fault in words."""
+        return (
+            "policy file truncated, garbage, foreign, unreadable, "
+            f"replaced {often(self.times)} while serving"
+        )
+
+    def run(self, site: Site, tell: Tell) -> Report:
+        """Replace, ask, look; every so often a good policy must be taken."""
+        rng = np.random.default_rng(self.seed)
+        tally = Tally()
+        taken = 0
+        path = site.router_folder / "policy.json"
+        original = path.read_bytes()
+        good = [_with_thresholds(site.policy, t) for t in (None, 0.5, 0.7)]
+        asks = site.questions_under(good)
+        now = 0
+        with site.traffic(_PACE, asks[now]) as traffic:
+            settle(traffic, range(len(site.tier_models)))
+            for i in range(1, self.times + 1):
+                spoil = _SPOILS[int(rng.integers(len(_SPOILS)))]
+                _put(path, spoil(good[now], rng))
+                tally.times += 1
+                time.sleep(_BETWEEN_S)
+                if i % _LOOK_EVERY and i != self.times:
+                    continue
+                said = f"replacement {i} ({spoil.__name__.strip('_')})"
+                tally.demand(_refused(site) is not None, f"{said}: no refusal is reported")
+                now, before = (now + 1) % len(good), now
+                traffic.ask(asks[before], or_as=asks[now])
+                _put(path, json.dumps(good[now]).encode())
+                time.sleep(self.taken_s)
+                traffic.ask(asks[now])  # from here on no other policy may answer
+                taken += (refusal := _refused(site)) is None
+                tally.demand(refusal is None, f"{said}: a good one after it: {refusal}")
+                tell(f"{said}: refused and reported, a good one taken")
+        _put(path, original)
+        time.sleep(self.taken_s)
+        return tally.report(
+            traffic, site, f"{taken} good ones between them, each in force at once", good=taken
+        )
+
+
+def _refused(site: Site) -> str | None:
+    with site.client() as client:
+        return client.policy().refused
+
+
+def _put(path: Path, data: bytes | None) -> None:
+    """Put something in the file's place, in one step where it is a file."""
+    draft = path.with_name("policy.draft")
+    if data is None:
+        draft.symlink_to("nowhere")
+    else:
+        draft.write_bytes(data)
+    draft.replace(path)
+
+
+def _with_thresholds(policy: dict[str, Any], threshold: float | None) -> dict[str, Any]:
+    """Make a policy of the same points with other thresholds; None: as it is."""
+    values = copy.deepcopy(policy)
+    if threshold is not None:
+        for point in values["points"]:
+            for gate in point["gates"][:-1]:
+                gate["threshold"] = threshold
+    return values

@@ -1,0 +1,253 @@
+"""One edition takes over from another on a running server, without a request noticing.
+
+    beside     every expert's new version is loaded beside the old one and answers the golden rows,
+               then the router's, which calls those versions and no others
+    switch     the ensemble's step names the router's new version; Triton exchanges an ensemble in
+               one step, and what is under way ends where it began
+    settle     the router's old version is unloaded and, when it has answered all it had, its
+               experts
+
+Until the switch whatever fails is undone by settling on the old edition; the switch itself is one
+file that is renamed. So at every moment the repository describes one edition that serves whole, in
+the server and after a restart.
+
+What Triton 2.51 does, tried under load without a failed request: a load with a new version folder
+loads the old version anew beside the running one and exchanges it when ready; a load that only
+takes a version out of the config loads nothing. A version that failed to load stays in Triton's
+books, and its server-wide readiness stays false until that version was loaded once.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cascade_router.errors import CascadeError, ServerError
+
+from .artifacts import written
+from .editions import Edition
+from .golden_check import GoldenCheck
+from .repository import aside
+from .running import FAILED, READY, Running, wait_until
+from .triton_config import parse, text
+from .versions import pinned, serving
+
+__all__ = ["Swap"]
+
+_UNLOADED_S = 120.0
+_BUSY = ("LOADING", "UNLOADING")
+
+Tell = Callable[[str], None]
+
+
+class Swap:
+    """Exchanges the edition that a server runs.
+
+    Args:
+        root: The model repository, as the server reads it.
+        server: It.
+        tell: Takes progress.
+    """
+
+    def __init__(self, root: Path, server: Running, tell: Tell) -> None:
+        self._root = root
+        self._server = server
+        self._tell = tell
+
+    def run(self, old: Edition, new: Edition, configs: Mapping[str, bytes]) -> dict[str, int]:
+        """Let ``new`` take over from ``old``; both lie in the repository.
+
+        Args:
+            old: Is in force.
+            new: Is to be.
+            configs: What the config of a model is to say in the end, by model; without an entry it
+                stays as it is but for the versions.
+
+        Returns:
+            How many ``experts`` were checked, and how many ``answers`` of the router.
+
+        Raises:
+            CascadeError: If ``new`` fails a check or cannot be loaded; ``old`` then serves on.
+                After the switch: if the old versions cannot be unloaded; ``new`` serves.
+        """
+        was_ready = self._server.ready()
+        try:
+            checked = self._beside(old, new)
+            self._switch(old, new, configs)
+        except BaseException:
+            self._tell(f"going back: router version {old.router} stays in force")
+            self._put_back(old)
+            self.settle(old)
+            if was_ready:
+                self._clear_failures(old, new)
+            raise
+        self.settle(new, configs)
+        return checked
+
+    def settle(self, edition: Edition, configs: Mapping[str, bytes] | None = None) -> None:
+        """Have the server run this edition, which the repository says is in force, and no other.
+
+        Raises:
+            ServerError: If something cannot be loaded or does not end.
+        """
+        states = self._server.states()
+        for model, version in edition.models.items():
+            if states.get(model, {}).get(version) != READY:
+                self._tell(f"loading {model} version {version}")
+                self._serve(model, {version, *self._loaded(model)})
+        called = self._server.step_version(edition.cascade, edition.router_model)
+        if called != edition.router:
+            self._server.load(edition.cascade)
+        # The router first: what it has taken it still asks its experts for.
+        for model in reversed(edition.models):
+            self._only(model, edition.models[model], (configs or {}).get(model))
+        ours = {f"{edition.cascade}_{part}" for part in ("router", "control", "preprocess")}
+        for model, versions in self._server.states().items():
+            left = model not in edition.models and model not in ours
+            if left and model in self._siblings(edition) and READY in versions.values():
+                self._tell(f"unloading {model}")
+                self._server.unload(model)
+                self._gone(model, None)
+
+    def _put_back(self, edition: Edition) -> None:
+        """Have every config name this edition alone, whether a server is there to see it or not."""
+        for model, version in edition.models.items():
+            path = self._root / model / "config.pbtxt"
+            config = serving(parse(path.read_text(encoding="utf-8")), [version])
+            written(path, text(config).encode())
+
+    def _siblings(self, edition: Edition) -> set[str]:
+        """Name the experts of any edition that lies here: other cascades may share the prefix."""
+        out: set[str] = set()
+        for folder in (self._root / edition.router_model).iterdir():
+            if folder.name.isdecimal() and int(folder.name) != edition.router:
+                try:
+                    other = Edition.read(self._root, edition.cascade, int(folder.name))
+                except CascadeError:
+                    continue
+                out |= set(other.experts)
+        return out
+
+    def _beside(self, old: Edition, new: Edition) -> dict[str, int]:
+        logits: dict[str, Any] = {}
+        names = {str(one["model"]): str(one["name"]) for one in new.manifest["experts"]}
+        for model, version in new.experts.items():
+            if old.experts.get(model) != version:
+                self._tell(f"loading {model} version {version} beside what serves")
+                self._load_beside(model, version, old.experts.get(model))
+        check = GoldenCheck.of(self._server, self._root, new)
+        for model in new.experts:
+            self._tell(f"checking {model} version {new.experts[model]} on golden rows")
+            logits[names[model]] = check.expert(names[model])
+        self._tell(f"loading {new.router_model} version {new.router} beside {old.router}")
+        self._load_beside(new.router_model, new.router, old.router)
+        self._tell("checking the router on golden rows, at every operating point")
+        return {"experts": len(logits), "answers": check.router(logits)}
+
+    def _load_beside(self, model: str, version: int, old: int | None) -> None:
+        self._serve(model, {version} if old is None else {old, version})
+        if self._server.states().get(model, {}).get(version) != READY:
+            message = (
+                f"{self._server.url}: version {version} of {model} lies in {self._root}, but the "
+                "server does not see it"
+            )
+            raise ServerError(message, hint="give the repository that the server serves")
+
+    def _switch(self, old: Edition, new: Edition, configs: Mapping[str, bytes]) -> None:
+        """Let the ensemble call the new router."""
+        self._tell(f"switching to router version {new.router}")
+        switched = self._carry_switch(old, new)
+        path = self._root / new.cascade / "config.pbtxt"
+        before = path.read_bytes()
+        config = pinned(parse(before.decode()), new.router_model, new.router)
+        written(path, configs.get(new.cascade, text(config).encode()))
+        try:
+            self._server.load(new.cascade)
+        except BaseException:
+            written(path, before)
+            raise
+        if self._switch_file(old) != switched:  # an operator was quicker
+            self._carry_switch(old, new)
+
+    def _carry_switch(self, old: Edition, new: Edition) -> bytes | None:
+        """Hand the operator's choice of the default point on; it counts where the point exists."""
+        chosen = self._switch_file(old)
+        path = new.folder(self._root) / "switch.json"
+        if chosen is None:
+            path.unlink(missing_ok=True)
+        else:
+            written(path, chosen)
+        return chosen
+
+    def _switch_file(self, edition: Edition) -> bytes | None:
+        path = edition.folder(self._root) / "switch.json"
+        return path.read_bytes() if path.is_file() else None
+
+    def _serve(self, model: str, versions: set[int], base: bytes | None = None) -> None:
+        """Write which versions of a model are served, and have the server look."""
+        path = self._root / model / "config.pbtxt"
+        config = serving(parse((base or path.read_bytes()).decode()), sorted(versions))
+        written(path, text(config).encode())
+        self._server.load(model)
+
+    def _only(self, model: str, version: int, base: bytes | None) -> None:
+        """Serve one version of a model, and wait until the others have answered what they had."""
+        path = self._root / model / "config.pbtxt"
+        now = path.read_bytes()
+        wanted = text(serving(parse((base or now).decode()), [version])).encode()
+        if wanted != now or self._loaded(model) != {version}:
+            self._serve(model, {version}, base)
+        self._gone(model, version)
+
+    def _loaded(self, model: str) -> set[int]:
+        states = self._server.states().get(model, {})
+        return {version for version, state in states.items() if state == READY}
+
+    def _gone(self, model: str, but: int | None) -> None:
+        """Wait until no version of a model but one answers any more."""
+
+        def done() -> bool:
+            states = self._server.states().get(model, {})
+            return all(
+                version == but or state not in (READY, *_BUSY) for version, state in states.items()
+            )
+
+        if not wait_until(done, _UNLOADED_S):
+            message = f"{self._server.url}: {model} is still unloading after {_UNLOADED_S:.0f} s"
+            hint = "run the command again: it goes on from here"
+            raise ServerError(message, hint=hint)
+
+    def _clear_failures(self, old: Edition, new: Edition) -> None:
+        """Load once what failed to load: else Triton calls itself not ready for good."""
+        states = self._server.states()
+        failed = [
+            (model, version)
+            for model, version in new.models.items()
+            if old.models.get(model) != version and states.get(model, {}).get(version) == FAILED
+        ]
+        for model, version in failed:
+            try:
+                self._load_once(old, model, version)
+            except (CascadeError, OSError) as exc:
+                self._tell(
+                    f"warning: Triton may call itself not ready until it is restarted: {exc}"
+                )
+
+    def _load_once(self, old: Edition, model: str, version: int) -> None:
+        """Load something sound under the name of a version that failed, and unload it."""
+        folder = self._root / model
+        place = folder / str(version)
+        donor = model if model in old.models else next(iter(old.experts))
+        with aside(self._root, place if donor == model else folder):
+            shutil.copytree(self._root / donor / str(old.models[donor]), place)
+            if donor == model:
+                self._serve(model, {old.models[model], version})
+                self._only(model, old.models[model], None)
+                return
+            config = parse((self._root / donor / "config.pbtxt").read_text(encoding="utf-8"))
+            config.name = model
+            self._serve(model, {version}, text(config).encode())
+            self._server.unload(model)
+            self._gone(model, None)

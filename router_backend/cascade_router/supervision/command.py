@@ -1,0 +1,148 @@
+"""``cascade-serve``, from its options to its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cascade_router.keys import FILE_VARIABLE, GUARDED, HEADER, Keys
+from cascade_router.serve import Hosts, Ports, Server
+
+from .options import Options, reachable
+from .ports import check_port
+from .readiness import ReadinessPage
+from .remains import Claim
+from .supervisor import Supervisor, check_guard
+from .triton import GrpcTriton, Triton
+from .watcher import Pace, Watcher
+
+__all__ = ["run"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run(options: Options) -> int:
+    """Do what the options ask for.
+
+    Returns:
+        Exit status.
+
+    Raises:
+        CascadeError: If it cannot be done.
+    """
+    if options.new_keys is not None:
+        Keys.create(options.new_keys)
+        sys.stdout.write(f"{options.new_keys}: two new keys, for you alone to read\n")
+        return 0
+    keys = None if options.keys is None else Keys.read(options.keys)
+    stop, hurry = threading.Event(), threading.Event()
+    with _told_to_stop(stop, hurry):
+        if options.watch is not None:
+            return _watch(options, options.watch, keys, stop)
+        return _serve(options, keys, stop, hurry)
+
+
+def _watch(options: Options, address: str, keys: Keys | None, stop: threading.Event) -> int:
+    key = keys.control if keys else None
+    triton = GrpcTriton(address.removeprefix("grpc://"), key, give_up=stop.is_set)
+    watcher = Watcher(triton, _tell, pace=Pace(look_s=options.look_s))
+    with _page(options, watcher.report):
+        try:
+            return watcher.run(stop)
+        finally:
+            triton.close()
+
+
+def _serve(
+    options: Options, keys: Keys | None, stop: threading.Event, hurry: threading.Event
+) -> int:
+    hidden = guards(keys)
+    claim = Claim(options.repository)
+    try:
+        pace = Pace(look_s=options.look_s, drain_s=options.drain_s)
+        ports = Ports(**{name: options.ports[name] for name in Ports.__slots__})
+        hosts = Hosts(**{name: options.hosts[name] for name in Hosts.__slots__})
+        environment = {} if options.keys is None else {FILE_VARIABLE: str(options.keys.resolve())}
+
+        def launch(mark: str) -> Server:
+            return Server(
+                repository=options.repository,
+                ports=ports,
+                hosts=hosts,
+                flags=options.rest,
+                hidden=hidden,
+                environment=environment,
+                mark=mark,
+                scratch=claim.scratch,
+                stop_s=pace.stop_s,
+            )
+
+        address = f"{reachable(hosts.grpc)}:{ports.grpc}"
+
+        def connect() -> Triton:
+            return GrpcTriton(address, keys.control if keys else None, give_up=stop.is_set)
+
+        def guard() -> None:
+            if keys is not None:
+                check_guard(lambda: GrpcTriton(address), connect)
+
+        supervisor = Supervisor(claim, launch, connect, _tell, guard=guard, pace=pace)
+        with _page(options, supervisor.report):
+            return supervisor.run(stop, hurry)
+    finally:
+        claim.release()
+
+
+def guards(keys: Keys | None) -> list[str]:
+    """Write the flags by which tritonserver guards itself; they hold the key.
+
+    Raises:
+        ServerError: If there are keys, but not those that a server needs.
+    """
+    if keys is None:
+        return []
+    keys.check_for_server()
+    what = ",".join(GUARDED)
+    names = ("--http-restricted-api", "--grpc-restricted-protocol")
+    return [f"{name}={what}:{HEADER}={keys.control}" for name in names]
+
+
+@contextlib.contextmanager
+def _page(options: Options, report: Callable[[], dict[str, Any]]) -> Iterator[None]:
+    host, port = options.hosts["health"], options.ports["health"]
+    check_port("health", host, port)
+    page = ReadinessPage(host, port, report)
+    _tell(f"readiness at http://{reachable(host)}:{page.port}/ready")
+    try:
+        yield
+    finally:
+        page.close()
+
+
+@contextlib.contextmanager
+def _told_to_stop(stop: threading.Event, hurry: threading.Event) -> Iterator[None]:
+    """Stop at SIGTERM, SIGINT and SIGHUP, at once at the second."""
+
+    def told(*_: Any) -> None:
+        if stop.is_set():
+            hurry.set()
+        stop.set()
+
+    before = {sign: signal.signal(sign, told) for sign in _SIGNALS}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+
+
+def _tell(line: str) -> None:
+    now = datetime.datetime.now(datetime.UTC).strftime("%H:%M:%S")
+    with contextlib.suppress(OSError):  # a full disk under the log stops no service
+        sys.stderr.write(f"{now} cascade-serve: {line}\n")
+        sys.stderr.flush()

@@ -1,0 +1,315 @@
+"""The models of a server: looked at by canaries, told of, and revived."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from .canary import ask_model, ask_tier, cascades_of, tiers_shown
+from .health import Health, Patience, State
+from .stub_watch import StubWatch
+from .triton import Ask, Known, Outcome, Reply, Triton, Version
+
+__all__ = ["Ward"]
+
+CANARY_S = 3.0
+"""Longest wait for a canary, in seconds."""
+
+LOAD_S = 120.0
+"""Longest wait for a model to load, in seconds."""
+
+_ALONE = -1  # instead of a tier
+_EXPERT, _ROUTER, _ENSEMBLE = range(3)  # who calls whom: the higher the lower
+
+
+class Ward:
+    """Looks after the models of one server.
+
+    Args:
+        triton: The server.
+        tell: Takes a line for each change.
+        stubs: Looks at the processes of its models; None: they cannot be seen.
+        patience: How long is waited for what.
+        clock: Seconds, monotonic.
+
+    Attributes:
+        fault: Why the server tells nothing; None: it does.
+    """
+
+    def __init__(
+        self,
+        triton: Triton,
+        tell: Callable[[str], None],
+        *,
+        stubs: StubWatch | None = None,
+        patience: Patience | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._triton = triton
+        self._tell = tell
+        self._stubs = stubs
+        self._patience = patience or Patience()
+        self._clock = clock
+        self._health: dict[str, Health] = {}
+        self._known: dict[str, Known] = {}
+        self._versions: dict[str, tuple[str, ...]] = {}
+        self._tiers: dict[str, list[str]] = {}
+        self._chains: dict[str, list[str | None]] = {}
+        self._work: dict[str, int] = {}
+        self._told: dict[str, str] = {}
+        self.fault: str | None = "not looked at yet"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the last look found every model and every tier of every cascade serving."""
+        return (
+            self.fault is None
+            and bool(self._health)
+            and all(h.well or h.state is State.UNLOADED for h in self._health.values())
+            and all(why is None for chain in self._chains.values() for why in chain)
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Tell what was found, for machines."""
+        return {
+            "fault": self.fault,
+            "models": {
+                name: {"state": h.state.value, "why": h.why, "revivals": h.revivals}
+                for name, h in sorted(self._health.items())
+            },
+            "cascades": {
+                cascade: [
+                    {"tier": k, "model": model, "serves": why is None, "why": why or ""}
+                    for k, (model, why) in enumerate(
+                        zip(self._tiers.get(cascade, []), chain, strict=False)
+                    )
+                ]
+                for cascade, chain in sorted(self._chains.items())
+            },
+        }
+
+    def glance(self) -> bool:
+        """Look for dead processes only, which costs next to nothing; say whether there are new."""
+        found = self._stubs.dead() if self._stubs is not None else []
+        now = self._clock()
+        for stub in found:
+            health = self._health.get(stub.model)
+            if health is not None and health.state is not State.UNLOADED:
+                health.lost(f"its process {stub.process.pid} is dead or was stopped", now)
+        self._announce()
+        return bool(found)
+
+    def layers(self) -> list[list[str]]:
+        """Name what is loaded, those first that call others: the order to take it away in."""
+        layers: list[list[str]] = [[], [], []]
+        for name in sorted(self._known):
+            layers[_ENSEMBLE - self._rank(name)].append(name)
+        return [layer for layer in layers if layer]
+
+    def look(self) -> None:
+        """Send canaries through every model and every tier, and take in how they fared."""
+        index = self._triton.index()
+        if isinstance(index, str):
+            self.fault = index
+            self._announce()
+            return
+        self.fault = None
+        ready = self._take_in(index)
+        chains = self._chain_asks(ready)
+        asks = self._model_asks(ready) | chains
+        replies = dict(zip(asks, self._triton.ask(list(asks.values()), CANARY_S), strict=True))
+        worked = self._worked()
+        now = self._clock()
+        for name in ready:
+            reply = replies.get((name, _ALONE))
+            health = self._health[name]
+            if reply is None:
+                health.loaded(now)
+            else:
+                health.observe(reply, own=self._is_own(name, reply), works=name in worked, now=now)
+        self._name_culprits(replies.values(), now)
+        self._judge({key: replies[key] for key in chains}, worked)
+        for cascade in self._tiers:
+            shown = tiers_shown(replies.get((f"{cascade}_control", _ALONE), _NOTHING))
+            self._tiers[cascade] = shown or self._tiers[cascade]
+        self._announce()
+
+    def revive(self) -> bool:
+        """Load anew what is due: experts before routers before ensembles; say whether any was."""
+        now = self._clock()
+        due = [h for h in self._health.values() if h.due(now)]
+        if not due:
+            return False
+        lowest = min(self._rank(h.model) for h in due)
+        group = [h for h in due if self._rank(h.model) == lowest]
+        if lowest and any(
+            h.state is State.SICK and self._rank(h.model) < lowest for h in self._health.values()
+        ):
+            return False  # it may fail only for what lies below it
+        self._load_anew(group)
+        return True
+
+    def _load_anew(self, group: list[Health]) -> None:
+        names = [h.model for h in group]
+        before = self._loaded()
+        for health in group:
+            health.begin(self._clock())
+        self._announce()
+        if self._stubs is not None:
+            self._stubs.end_stopped(names)
+        # An unload that fails may be of one that is not loaded; what counts is the load.
+        self._triton.unload(names)
+        faults = self._triton.load(names, LOAD_S)
+        above = sorted(before - self._loaded() - set(names), key=self._rank)
+        if above:  # an ensemble mostly comes back by itself with what it is made of
+            self._triton.load(above, LOAD_S)
+        if self._stubs is not None:
+            self._stubs.forget(names)
+        for health in group:
+            health.end(faults.get(health.model), self._clock())
+        self._announce()
+
+    def _up(self, model: str) -> bool:
+        return self._health[model].state is not State.UNLOADED
+
+    def _loaded(self) -> set[str]:
+        index = self._triton.index()
+        return set() if isinstance(index, str) else {v.model for v in index if v.ready}
+
+    def _take_in(self, index: Iterable[Version]) -> dict[str, Known]:
+        """Learn what is loaded; returns the models that can be asked."""
+        now = self._clock()
+        versions: dict[str, list[Version]] = {}
+        for version in index:
+            versions.setdefault(version.model, []).append(version)
+        ready: dict[str, Known] = {}
+        for name, found in versions.items():
+            loaded = tuple(sorted(v.version for v in found if v.ready))
+            if not loaded:
+                if name in self._health:  # what was never loaded is nobody's loss
+                    self._known.pop(name, None)
+                    self._health[name].gone("; ".join({v.reason for v in found}), now)
+                continue
+            if name not in self._known or self._versions.get(name) != loaded:
+                known = self._triton.known(name)
+                if known is None:
+                    continue
+                self._known[name] = known
+            self._versions[name] = loaded
+            if name not in self._health:
+                self._health[name] = Health(name, self._patience, since=now)
+            ready[name] = self._known[name]
+        for name in set(self._health) - set(versions):
+            del self._health[name]
+            self._known.pop(name, None)
+        return ready
+
+    def _chain_asks(self, ready: Mapping[str, Known]) -> dict[tuple[str, int], Ask]:
+        asks: dict[tuple[str, int], Ask] = {}
+        cascades = cascades_of(ready)
+        # One of which a part is gone is not served; it is forgotten when all of it is gone.
+        left = {name: t for name, t in self._tiers.items() if _parts(name) & set(ready)}
+        self._tiers = left | {name: left.get(name) or self._shown(name) for name in cascades}
+        for cascade, entry in cascades.items():
+            for tier in range(len(self._tiers[cascade])):
+                ask = ask_tier(entry, tier)
+                if ask is not None:
+                    asks[cascade, tier] = ask
+        return asks
+
+    def _model_asks(self, ready: Mapping[str, Known]) -> dict[tuple[str, int], Ask]:
+        """Ask each model alone, but for ensembles that a cascade's tiers are asked through."""
+        entries = cascades_of(ready)
+        asks: dict[tuple[str, int], Ask] = {}
+        for name, known in ready.items():
+            if name in entries and known.steps:
+                continue
+            # A router is asked for what it answers with the least help of others.
+            ask = ask_tier(known, 0) if self._rank(name) == _ROUTER else ask_model(known)
+            if ask is not None:
+                asks[name, _ALONE] = ask
+        return asks
+
+    def _shown(self, cascade: str) -> list[str]:
+        ask = ask_model(self._known[f"{cascade}_control"])
+        return [] if ask is None else tiers_shown(self._triton.ask([ask], CANARY_S)[0])
+
+    def _is_own(self, model: str, reply: Reply) -> bool:
+        """Say whether a failure speaks of this model, not of one that it calls."""
+        rank = self._rank(model)
+        if rank == _ENSEMBLE or reply.culprit not in ("", model):
+            return False
+        return rank != _ROUTER or reply.outcome is not Outcome.FAILED
+
+    def _name_culprits(self, replies: Iterable[Reply], now: float) -> None:
+        """Take in what canaries say of other models than the one that was asked."""
+        for reply in replies:
+            health = self._health.get(reply.culprit)
+            if health is not None and health.well:
+                health.observe(reply, own=True, works=False, now=now)
+
+    def _judge(self, replies: Mapping[tuple[str, int], Reply], worked: set[str]) -> None:
+        chains: dict[str, list[str | None]] = {name: [] for name in self._tiers}
+        for (cascade, _), reply in replies.items():
+            busy = reply.outcome is Outcome.LATE and f"{cascade}_router" in worked
+            serves = busy or reply.outcome in (Outcome.ANSWERED, Outcome.BUSY)
+            chains[cascade].append(None if serves else reply.why)
+        now = self._clock()
+        for cascade, chain in chains.items():
+            gone = sorted(n for n in _parts(cascade) & set(self._health) if not self._up(n))
+            if gone or not chain:
+                missing = f"{', '.join(gone)} not loaded" if gone else "its tiers are not known"
+                chain[:] = [missing] * max(len(self._tiers[cascade]), 1)
+            entry = self._health.get(cascade)
+            if entry is not None and entry.state is not State.UNLOADED:
+                # An ensemble has no process: it is well if any of its tiers answers through it.
+                why = None if None in chain else chain[0]
+                outcome = Outcome.ANSWERED if why is None else Outcome.FAILED
+                reply = Reply(outcome=outcome, why=why or "")
+                entry.observe(reply, own=False, works=False, now=now)
+        self._chains = chains
+
+    def _worked(self) -> set[str]:
+        """Name the models that ran something since the last look."""
+        work = self._triton.work_done()
+        before, self._work = self._work, work
+        return {name for name, count in work.items() if count > before.get(name, 0)}
+
+    def _rank(self, model: str) -> int:
+        known = self._known.get(model)
+        if known is not None and known.steps:
+            return _ENSEMBLE
+        cascade = model.removesuffix("_router")
+        is_router = cascade != model and f"{cascade}_control" in self._health
+        return _ROUTER if is_router else _EXPERT
+
+    def _announce(self) -> None:
+        """Tell what is in another state than when it was told last; how exactly may vary."""
+        now: dict[str, tuple[str, str]] = {}
+        if self.fault is None:
+            now["server"] = ("answers", "")
+        elif self._health:
+            now["server"] = ("does not answer", self.fault)
+        now |= {name: (h.state.value, h.why) for name, h in self._health.items()}
+        for cascade, chain in self._chains.items():
+            for tier, why in enumerate(chain):
+                now[f"{cascade} tier {tier}"] = ("serves", "") if why is None else ("fails", why)
+        before, self._told = self._told, {name: state for name, (state, _) in now.items()}
+        if not before and self.ready:
+            tiers = ", ".join(f"{c} by {len(t)} tiers" for c, t in sorted(self._chains.items()))
+            self._tell(f"serving {len(self._health)} models" + (f": {tiers}" if tiers else ""))
+            return
+        for name, (state, why) in now.items():
+            if before.get(name) != state:
+                first = why.partition("\n")[0]
+                self._tell(f"{name}: {state}" + (f": {first}" if first else ""))
+        for name in sorted(set(before) - set(now)):
+            self._tell(f"{name}: is no more")
+
+
+def _parts(cascade: str) -> set[str]:
+    return {cascade, f"{cascade}_router", f"{cascade}_control"}
+
+
+_NOTHING = Reply(outcome=Outcome.FAILED)

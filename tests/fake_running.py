@@ -1,0 +1,152 @@
+"""A stand-in for a running tritonserver as a deployment sees it; it reads a real repository.
+
+What it does on a load was seen on Triton 2.51 (``cascade_builder.swap`` says what). Experts answer
+by their ONNX files, the router by the dull oracle. Integration tests deploy to the real server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import oracle
+
+from cascade_builder.running import FAILED, READY, UNLOADED
+from cascade_builder.triton_config import parse
+from cascade_router.errors import ServerError, TierError
+
+__all__ = ["FakeServer"]
+
+
+class FakeServer:
+    """Serves a repository.
+
+    Attributes:
+        calls: What was asked to load or unload, in order.
+        fail: Called with the number of each load or unload before it is done; may raise.
+        broken: Versions that answer wrongly.
+        dead: It answers nothing any more.
+    """
+
+    url = "fake:8001"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.calls: list[str] = []
+        self.fail: Callable[[int], None] = lambda n: None
+        self.broken: set[tuple[str, int]] = set()
+        self.dead = False
+        self._states: dict[str, dict[int, str]] = {}
+        self._steps: dict[str, int] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Load all that lies in the repository, as at a start."""
+        self._states, self._steps, self.dead = {}, {}, False
+        folders = [folder for folder in self.root.iterdir() if folder.is_dir()]
+        for folder in sorted(folders, key=lambda one: "step {" in _config_of(one)):
+            self._load(folder.name)
+
+    def states(self) -> dict[str, dict[int, str]]:
+        self._alive()
+        return {model: dict(versions) for model, versions in self._states.items()}
+
+    def load(self, model: str) -> None:
+        self._count(f"load {model}")
+        self._load(model)
+
+    def unload(self, model: str) -> None:
+        self._count(f"unload {model}")
+        self._states[model] = dict.fromkeys(self._states[model], UNLOADED)
+
+    def ready(self) -> bool:
+        self._alive()
+        return all(FAILED not in versions.values() for versions in self._states.values())
+
+    def step_version(self, ensemble: str, model: str) -> int:
+        self._alive()
+        return self._steps[model]
+
+    def ask(self, model, version, inputs, outputs, parameters=None):
+        self._alive()
+        if model.endswith("_control"):
+            return {"REPLY": np.array([json.dumps(self._shown()).encode()], dtype=np.object_)}
+        if self._states.get(model, {}).get(version) != READY:
+            message = f"{model} version {version} is not ready"
+            raise TierError(message)
+        ((_, rows),) = inputs.values()
+        folder = self.root / model / str(version)
+        if not model.endswith("_router"):
+            return {"LOGITS": self._logits(model, version, rows)}
+        manifest = json.loads((folder / "manifest.json").read_text())
+        policy = json.loads((folder / "policy.json").read_text())
+        tiers = [self._logits(one["model"], one["version"], rows) for one in manifest["experts"]]
+        if (model, version) in self.broken:
+            tiers = [-one for one in tiers]
+        found = [
+            oracle.answer(policy, [tier[i] for tier in tiers], parameters["cascade_point"])
+            for i in range(len(rows))
+        ]
+        return {
+            "TIER": np.array([[tier] for tier, _, _ in found]),
+            "LABEL": np.array([[label] for _, label, _ in found]),
+            "CONFIDENCE": np.array([[confidence] for _, _, confidence in found]),
+        }
+
+    def _shown(self):
+        router = f"{self._cascade()}_router"
+        folder = self.root / router / str(self._steps[router])
+        return {"manifest": json.loads((folder / "manifest.json").read_text()), "refused": None}
+
+    def _cascade(self) -> str:
+        return next(m for m in self._states if f"{m}_router" in self._states)
+
+    def _logits(self, model: str, version: int, rows):
+        if self._states.get(model, {}).get(version) != READY:
+            message = f"{model} version {version} is not ready"
+            raise TierError(message)
+        path = self.root / model / str(version) / "model.onnx"
+        session = onnxruntime.InferenceSession(path)
+        logits = session.run(["LOGITS"], {session.get_inputs()[0].name: rows})[0]
+        return logits + 1.0 if (model, version) in self.broken else logits
+
+    def _load(self, model: str) -> None:
+        config = parse((self.root / model / "config.pbtxt").read_text())
+        versions = list(config.version_policy.specific.versions) or [1]
+        before = self._states.setdefault(model, {})
+        for version in versions:
+            folder = self.root / model / str(version)
+            sound = folder.is_dir() and b"unloadable" not in self._file(folder)
+            before[version] = READY if sound else FAILED
+        if any(before[version] == FAILED for version in versions):
+            message = f"load failed for model {model!r}"
+            raise ServerError(message)
+        for version in before:
+            if version not in versions and before[version] == READY:
+                before[version] = UNLOADED
+        for step in config.ensemble_scheduling.step:
+            if self._states.get(step.model_name, {}).get(step.model_version) != READY:
+                message = f"ensemble {model!r} needs {step.model_name}:{step.model_version}"
+                raise ServerError(message)
+            self._steps[step.model_name] = step.model_version
+
+    def _file(self, folder: Path) -> bytes:
+        path = folder / "model.onnx"
+        return path.read_bytes() if path.is_file() else b""
+
+    def _count(self, call: str) -> None:
+        self._alive()
+        self.calls.append(call)
+        self.fail(len(self.calls))
+
+    def _alive(self) -> None:
+        if self.dead:
+            message = f"no server answers at {self.url}"
+            raise ServerError(message)
+
+
+def _config_of(folder: Path) -> str:
+    return (folder / "config.pbtxt").read_text()
