@@ -104,7 +104,7 @@ readme: install ## write the README's table of measurements anew from benchmarks
 	$(BIN)/python -m benchmarks.readme
 
 test: check $(PERF) $(PEERS) ## all tests, the real server included; what CI calls
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not alone' --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not alone' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m 'alone and not slow and not gpu'
 
 test-fast: install ## unit and contract tests only

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def chaos() -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for path, one in _newest_faults():
-        counts = one["counts"]
+        counts = Counter(one["counts"])
         kinds = ("right", "degraded", "refused")
         unanswered = counts["connection broken"] + counts["no answer"]
         cells = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -55,6 +56,8 @@ def _alone(fault: Fault) -> Report:
 @click.option("--save/--no-save", "keep", default=None, help="Default: all but the short ones.")
 def main(only: tuple[str, ...], short: bool, keep: bool | None) -> None:
     """Do faults to the real server under load; what came of them goes to benchmarks/results/."""
+    # So that the servers end with a run that is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     wanted = [fault for fault in faults(short=short) if not only or fault.name in only]
     rows: list[dict[str, Any]] = []
     try:

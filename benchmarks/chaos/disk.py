@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -73,10 +74,14 @@ class Disk:
             [*alone, *program], stdout=subprocess.PIPE, text=True, cwd=root
         ) as process:
             assert process.stdout is not None
-            for line in process.stdout:
-                if last:
-                    tell(last)
-                last = line.strip()
+            try:
+                for line in process.stdout:
+                    if last:
+                        tell(last)
+                    last = line.strip()
+            except BaseException:
+                process.terminate()
+                raise
         if process.returncode:
             return Report(broken=[f"it ended with status {process.returncode}: {last}"])
         return Report(**json.loads(last))
@@ -228,5 +233,6 @@ def _state(disk: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     _report = _inside(Path(sys.argv[1]), int(sys.argv[2]), lambda text: print(text, flush=True))
     print(json.dumps(asdict(_report)))

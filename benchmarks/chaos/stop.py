@@ -10,13 +10,12 @@ from typing import ClassVar
 from .fault import Report, Tally, Tell, latency_ms, often
 from .grounds import pitch
 from .judge import Excuse
-from .kill import BACK_S, settle
+from .kill import BACK_S, pace, settle
 from .site import Site
-from .traffic import Pace, Traffic
+from .traffic import Traffic
 
 __all__ = ["StopTier"]
 
-_PACE = Pace(rate=25.0, deadline_ms=3000.0)
 _CALM_S = 4.0
 """Of traffic whose latency is compared, before and afterwards."""
 
@@ -57,7 +56,7 @@ class StopTier:
         tally = Tally(timed=self.timed)
         before: dict[str, float] = {}
         after: dict[str, float] = {}
-        with site.traffic(_PACE) as traffic:
+        with site.traffic(pace(timed=self.timed)) as traffic:
             tiers = range(len(site.tier_models))
             settle(traffic, tiers)
             before = _calm(traffic)
@@ -91,6 +90,7 @@ class StopTier:
                     victim.resume()
         tiers = range(len(site.tier_models))
         away = traffic.wait_whole(since, tiers=tiers, within_s=within_s, whole=site.whole)
+        traffic.wait_ended(time.monotonic())
         traffic.excuse(Excuse())
         return away
 

@@ -119,6 +119,7 @@ class Traffic:
         self.sent = 0
         self._asked = 0
         self._order: list[int] = []
+        self._under_way: set[float] = set()
 
     def __enter__(self) -> Traffic:
         """Start."""
@@ -212,6 +213,11 @@ class Traffic:
                 return None
             time.sleep(0.05)
 
+    def wait_ended(self, before: float) -> None:
+        """Wait until every request that was sent before a moment has ended; each does in time."""
+        while any(sent < before for sent in tuple(self._under_way)):
+            time.sleep(0.05)
+
     def _work(self) -> None:
         try:
             asyncio.run(self._main())
@@ -257,6 +263,7 @@ class Traffic:
         self.sent += 1
         asking, excuse = self._asking, self._excuse
         sent = time.monotonic()
+        self._under_way.add(sent)
         try:
             arrays = await transport.send(self._call([asking[0][i] for i in places]))
         except CascadeError as error:
@@ -268,6 +275,7 @@ class Traffic:
         ended = time.monotonic()
         if ended - sent > self._pace.patience_s + 1.0:
             kind, text = Kind.WRONG, f"ended {ended - sent:.1f} s after it was sent"
+        self._under_way.discard(sent)
         self.entries.append(entry := Entry(sent, ended, kind, tier, text))
         return entry
 

@@ -4,8 +4,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from kept_builds import build_kept
 
-from cascade_builder.build import build
 from cascade_builder.checks import check
 from cascade_builder.spec import Spec
 from cascade_builder.triton_config import parse
@@ -31,7 +31,7 @@ def tracked():
 def written(tmp_path_factory):
     """The repository as the builder writes it today; experts built before are taken from build/."""
     folder = tmp_path_factory.mktemp("models")
-    build(Spec.find("imagenet"), folder, artifacts_folder=ROOT / "build")
+    build_kept(Spec.find("imagenet"), folder)
     return folder
 
 

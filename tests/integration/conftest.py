@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from kept_builds import build_kept
 
-from cascade_builder.build import build
 from cascade_builder.spec import Spec
 from cascade_client import CascadeClient
 from cascade_router import Policy
@@ -25,7 +25,7 @@ def repository(tmp_path_factory):
     """Both demo cascades side by side; experts already built for the demo are taken from build/."""
     folder = tmp_path_factory.mktemp("models")
     for name in ("imagenet", "pitch"):
-        build(Spec.find(name), folder, artifacts_folder=ROOT / "build")
+        build_kept(Spec.find(name), folder)
     return folder
 
 

@@ -191,6 +191,7 @@ def test_experts_are_replaced_under_load(site, editions):
     assert build(site.spec, site.root, artifacts_folder=site.folder / "build").nothing_done
 
 
+@pytest.mark.slow
 def test_going_back_under_load(site, editions):
     """The edition before is in force again; done twice, this one is."""
     site.replace()
@@ -265,6 +266,7 @@ def _sources(tree):
     return {name: data for name, data in tree.items() if "__pycache__" not in name}
 
 
+@pytest.mark.slow
 def test_an_expert_is_added_under_load_and_taken_out_again(site, editions):
     """Rows that it is sure of are answered by it, then by the others again."""
     site.replace()

@@ -12,10 +12,11 @@ import numpy as np
 import oracle
 import pytest
 from click.testing import CliRunner
+from kept_builds import FOLDER, builder
 from labelled import DATA, expert_logits, needs
 from tokenizers import Tokenizer
 
-from cascade_builder.cli import main as builder
+from cascade_builder.cli import main as builder_commands
 from cascade_client import CascadeClient
 from cascade_client.cli import main as client_commands
 from cascade_router import Policy
@@ -72,8 +73,9 @@ def intents(server):
 
 def run(*arguments):
     """Run a builder command; builds are kept where those of the demo are."""
-    more = ["--artifacts", ROOT / "build"] if arguments[0] == "build" else []
-    done = CliRunner().invoke(builder, [str(one) for one in (*arguments, *more)])
+    more = ["--artifacts", FOLDER] if arguments[0] == "build" else []
+    with builder():
+        done = CliRunner().invoke(builder_commands, [str(one) for one in (*arguments, *more)])
     assert done.exit_code == 0, done.output
     return done.stdout
 

@@ -26,8 +26,6 @@ from cascade_builder.targets.options import PRECISIONS, Engine, Program, Serving
 from cascade_router import Policy
 from cascade_router.serve import Server, free_ports
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 TARGETS = "cascade_builder.targets"
@@ -77,6 +75,7 @@ def run(line, folder, *extra):
 KEYED = [line for line in commands("cascade-client") if "--keys" in line]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("line", [line for line in commands("cascade-client") if line not in KEYED])
 def test_client_commands_do_what_they_say(line, server, imagenet, folder):
     """Each one ends well on the real server and prints something."""
@@ -93,6 +92,7 @@ def test_client_commands_do_what_they_say(line, server, imagenet, folder):
         imagenet.set_point("balanced")
 
 
+@pytest.mark.alone
 def test_the_builder_commands_build_verify_record_and_calibrate(folder):
     """From a packaged spec to a repository with a certified policy, without a label."""
     built = folder / "build" / "imagenet"

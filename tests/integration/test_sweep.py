@@ -59,14 +59,15 @@ def test_tiers_did_what_the_answers_say(sweep, pitch, folder):
 
 
 def test_the_rate_that_is_found_keeps_the_target(sweep):
-    """A loose one; what was measured on the way is not measured again."""
+    """A loose one; what was measured on the way is not measured again, but for what failed."""
     options = ("--point", "fast", "--seconds", 0.5, "--tolerance", 0.5, "--target-p99-ms", 1000)
-    first = sweep(*options)
-    (found,) = json.loads(first.stdout)["found"]
+    first, again = (json.loads(sweep(*options).stdout) for _ in range(2))
+    (found,) = first["found"]
 
     assert found["rate"] > 5
     assert found["level"]["p99_ms"] <= 1000
-    assert json.loads(sweep(*options).stdout) == json.loads(first.stdout)
+    kept = [one for one in first["levels"] if one["state"] != "failed"]
+    assert [one for one in again["levels"] if one in kept] == kept
 
 
 def test_a_target_that_cannot_be_kept_is_refused(sweep):

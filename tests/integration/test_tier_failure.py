@@ -9,11 +9,10 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from kept_builds import build_kept
 
-from cascade_builder.build import build
 from cascade_builder.demo import notes
 from cascade_builder.spec import Spec
 from cascade_client import AsyncCascadeClient, CascadeClient
@@ -21,7 +20,6 @@ from cascade_router.errors import BusyError, CascadeError
 from cascade_router.serve import Server, free_ports
 from cascade_router.supervision.processes import stubs_of
 
-ROOT = Path(__file__).parents[2]
 BOUNDS = {"max_waiting_requests": 8, "max_waiting_rows": 64}
 
 
@@ -31,7 +29,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("failing")
     spec = Spec.find("pitch")
     spec = dataclasses.replace(spec, router=dataclasses.replace(spec.router, **BOUNDS))
-    build(spec, folder / "models", artifacts_folder=ROOT / "build")
+    build_kept(spec, folder / "models")
     log = folder / "server.log"
     with Server(repository=folder / "models", ports=free_ports(), log=log) as running:
         yield running

@@ -3,10 +3,10 @@
 import dataclasses
 import shutil
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from kept_builds import FOLDER
 from tritonclient import grpc
 
 from cascade_builder import export, rows, targets
@@ -16,8 +16,6 @@ from cascade_builder.runtime import OUTPUT, OnnxExpert
 from cascade_builder.spec import Program, Spec
 from cascade_client import CascadeClient
 from cascade_router.serve import Server, free_ports
-
-ROOT = Path(__file__).parents[2]
 
 SPEC = """
 [cascade]
@@ -86,7 +84,7 @@ def served(tmp_path_factory, repository, frames, threshold):
     targets.convert(onnx, tiny, demo, "torch", frames, folder, module=module)
     (folder / "model.pt2").rename(folder / "tiny.pt2")
     # Its graph is there already: the embedded target's.
-    shutil.copytree(ROOT / "build" / "pitch" / "graphs", folder / "build" / "pitch" / "graphs")
+    shutil.copytree(FOLDER / "pitch" / "graphs", folder / "build" / "pitch" / "graphs")
     spec = Spec.parse(SPEC.replace("THRESHOLD", repr(threshold)), folder)
     build(spec, folder / "models", target="torch", artifacts_folder=folder / "build")
     log = folder / "server.log"

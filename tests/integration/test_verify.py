@@ -8,6 +8,7 @@ import onnx
 import pytest
 import toy_onnx
 from click.testing import CliRunner
+from kept_builds import FOLDER
 from onnx import numpy_helper
 
 from cascade_builder.build import build
@@ -17,8 +18,6 @@ from cascade_builder.manifest import file_digest
 from cascade_builder.spec import Spec
 from cascade_builder.verification import verify
 from cascade_router.serve import Server, free_ports
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def turn(path):
 def test_the_demo_is_verified_from_torch_to_the_server(server, repository):
     """Every expert of the pitch cascade, by the command, on the server that runs."""
     command = ["verify", "pitch", "--repository", str(repository), "--url", server.grpc_url]
-    options = ["--artifacts", str(ROOT / "build"), "--rows", "4", "--json"]
+    options = ["--artifacts", str(FOLDER), "--rows", "4", "--json"]
     done = CliRunner().invoke(main, [*command, *options])
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
