@@ -66,7 +66,7 @@ class Golden:
     def write(self, path: Path) -> None:
         """Write it; equal values give equal bytes."""
         logits = {f"{_LOGITS}{name}": values for name, values in sorted(self.logits.items())}
-        np.savez(path, allow_pickle=False, rows=self.rows, **logits)
+        np.savez(path, rows=self.rows, **logits)
 
 
 def golden_file(

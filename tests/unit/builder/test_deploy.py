@@ -167,6 +167,8 @@ def test_all_that_knows_the_repository_reads_the_version_in_force(site: Site) ->
     assert (version_in_force(site.root, "toy"), folder.name) == (2, "2")
     tiers = Policy.read(folder / "policy.json").tiers
     assert [one["digest"] for one in read_manifest(folder)["experts"]] == [t.digest for t in tiers]
+    with np.load(folder / "golden.npz", allow_pickle=False) as file:
+        assert set(file.files) == {"rows", "logits_small", "logits_large"}
     golden = Golden.read(folder / "golden.npz")
     assert {name: one.shape for name, one in golden.logits.items()} == {
         "small": (5, 3),
