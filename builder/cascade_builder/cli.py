@@ -10,6 +10,7 @@ import click
 
 from cascade_router.errors import CascadeError
 
+from . import common_options
 from .cli_calibrate import calibrate
 from .cli_check import check
 from .cli_deploy import deploy, rollback
@@ -53,21 +54,9 @@ main.add_command(rollback)
 
 @main.command()
 @click.argument("spec")
-@click.option(
-    "--repository",
-    default="model_repository",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Model repository; folders of other cascades stay.",
-)
+@common_options.repository("Model repository; folders of other cascades stay.")
 @click.option("--target", type=click.Choice(TARGETS), help="What runs the experts.")
-@click.option(
-    "--artifacts",
-    default="build",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Keeps built experts, so that only what changed is built again.",
-)
+@common_options.artifacts("Keeps built experts, so that only what changed is built again.")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -79,7 +68,7 @@ main.add_command(rollback)
     help="Most memory they may take together, in GiB.  [default: 80 % of what is free]",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done and why; write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
+@common_options.json_report()
 def build(
     spec: str,
     repository: Path,

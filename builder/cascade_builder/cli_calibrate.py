@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .goal_options import goals_from, parsed
+from . import common_options
+from .goal_options import goals_from, goals_option
 from .spec import Spec
 from .status_line import status_line
 
@@ -22,31 +23,13 @@ __all__ = ["calibrate"]
 
 @click.command()
 @click.argument("spec")
-@click.option(
-    "--records",
-    "records_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="What `record` wrote.  [default: build/CASCADE/records.npz]",
-)
-@click.option(
-    "--repository",
-    default="model_repository",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Model repository that gets the policy; it may be serving.",
-)
-@click.option(
-    "--goal",
-    "goals",
-    multiple=True,
-    callback=parsed,
-    metavar="NAME=KIND:VALUE",
-    help="A point that is wanted; KIND is drop, mean-ms, worst-ms or efficiency, several by comma. "
+@common_options.records()
+@common_options.repository("Model repository that gets the policy; it may be serving.")
+@goals_option(
+    "point",
+    "A point that is wanted; KIND is drop, mean-ms, worst-ms or efficiency, several by comma. "
     "[default: careful, balanced, fast with drops that so many rows can support]",
 )
-@click.option("--drop", type=float, metavar="X", help="One point: lose at most this share.")
-@click.option("--mean-ms", type=float, metavar="X", help="One point: mean cost of a row at most.")
-@click.option("--worst-ms", type=float, metavar="X", help="One point: cost of any row at most.")
 @click.option(
     "--efficiency",
     type=float,
@@ -88,7 +71,7 @@ __all__ = ["calibrate"]
 @click.option("--no-report", is_flag=True, help="Draw no report.")
 @click.option("--force", is_flag=True, help="Write the policy even if it does not pay to cascade.")
 @click.option("--dry-run", is_flag=True, help="Calibrate and print; write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Write the verdict as JSON.")
+@common_options.json_report("verdict")
 def calibrate(
     spec: str,
     records_file: Path | None,

@@ -11,6 +11,7 @@ import click
 
 from cascade_router.keys import FILE_VARIABLE, Keys
 
+from . import common_options
 from .spec import TARGETS, Spec
 from .status_line import progress_lines
 
@@ -26,13 +27,7 @@ _SHARED = [
         show_default=True,
         help="Host and gRPC port of the running server.",
     ),
-    click.option(
-        "--repository",
-        default="model_repository",
-        show_default=True,
-        type=click.Path(file_okay=False, path_type=Path),
-        help="The model repository that it serves.",
-    ),
+    common_options.repository("The model repository that it serves."),
     click.option(
         "--keys",
         envvar=FILE_VARIABLE,
@@ -40,7 +35,7 @@ _SHARED = [
         type=click.Path(dir_okay=False, path_type=Path),
         help="Key file of a guarded server.",
     ),
-    click.option("--json", "as_json", is_flag=True, help="Write the report as JSON."),
+    common_options.json_report(),
 ]
 
 
@@ -54,13 +49,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("spec")
 @_shared
 @click.option("--target", type=click.Choice(TARGETS), help="What runs the experts.")
-@click.option(
-    "--artifacts",
-    default="build",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Keeps built experts, so that only what changed is built again.",
-)
+@common_options.artifacts("Keeps built experts, so that only what changed is built again.")
 @click.option(
     "--policy",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),

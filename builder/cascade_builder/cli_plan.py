@@ -10,7 +10,8 @@ import click
 
 from cascade_router.errors import RecordsError
 
-from .goal_options import goals_from, parsed
+from . import common_options
+from .goal_options import goals_from, goals_option
 from .spec import Spec
 from .status_line import status_line
 
@@ -19,24 +20,12 @@ __all__ = ["plan"]
 
 @click.command()
 @click.argument("pool")
-@click.option(
-    "--records",
-    "records_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="What `record` wrote.  [default: build/CASCADE/records.npz]",
-)
-@click.option(
-    "--goal",
-    "goals",
-    multiple=True,
-    callback=parsed,
-    metavar="NAME=KIND:VALUE",
-    help="What is wanted; KIND is drop, mean-ms or worst-ms, several by comma. "
+@common_options.records()
+@goals_option(
+    "goal",
+    "What is wanted; KIND is drop, mean-ms or worst-ms, several by comma. "
     "[default: drops that so many rows can tell, and half and a quarter of the largest's cost]",
 )
-@click.option("--drop", type=float, metavar="X", help="One goal: lose at most this share.")
-@click.option("--mean-ms", type=float, metavar="X", help="One goal: mean cost of a row at most.")
-@click.option("--worst-ms", type=float, metavar="X", help="One goal: cost of any row at most.")
 @click.option(
     "--most",
     type=click.IntRange(1, 8),
@@ -58,7 +47,7 @@ __all__ = ["plan"]
     help="Judge by accuracy, or by agreement with the costliest.  [default: labels if recorded]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the split.")
-@click.option("--json", "as_json", is_flag=True, help="Write the plan as JSON.")
+@common_options.json_report("plan")
 def plan(
     pool: str,
     records_file: Path | None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import common_options
 from .spec import Spec
 
 if TYPE_CHECKING:
@@ -39,26 +40,14 @@ def _npz(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> P
     help="Folder of files, folder with a folder per class, CSV with path,label, or NPZ with x, y; "
     "texts: TXT with one a line, folders of such, or CSV with text,label.",
 )
-@click.option(
-    "--repository",
-    default="model_repository",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Model repository whose experts run.",
-)
+@common_options.repository("Model repository whose experts run.")
 @click.option(
     "--out",
     callback=_npz,
     type=click.Path(dir_okay=False, path_type=Path),
     help="File to write.  [default: ARTIFACTS/CASCADE/records.npz]",
 )
-@click.option(
-    "--artifacts",
-    default="build",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where records lie if --out does not say.",
-)
+@common_options.artifacts("Where records lie if --out does not say.")
 @click.option(
     "--images",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -92,7 +81,7 @@ def _npz(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> P
 )
 @click.option("--skip-bad", is_flag=True, help="Leave broken rows out and count them.")
 @click.option("--fresh", is_flag=True, help="Record anew even if nothing changed.")
-@click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
+@common_options.json_report()
 def record(
     spec: str,
     data: Path,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from . import common_options
 from .spec import Spec
 from .status_line import status_line
 
@@ -18,20 +19,8 @@ _INCOMPLETE = 3
 
 @click.command()
 @click.argument("spec")
-@click.option(
-    "--repository",
-    default="model_repository",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Model repository that was built.",
-)
-@click.option(
-    "--artifacts",
-    default="build",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the build keeps the graphs of its experts.",
-)
+@common_options.repository("Model repository that was built.")
+@common_options.artifacts("Where the build keeps the graphs of its experts.")
 @click.option(
     "--rows",
     "n_rows",
@@ -48,7 +37,7 @@ _INCOMPLETE = 3
     help="Start tritonserver on the repository, on free ports, and ask it too.  [default: server]",
 )
 @click.option("--url", metavar="HOST:PORT", help="Ask this running server (gRPC) instead.")
-@click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
+@common_options.json_report()
 @click.pass_context
 def verify(
     ctx: click.Context,

@@ -3,21 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from .common_options import Option
     from .wish import Goal
 
-__all__ = ["goals_from", "parsed"]
+__all__ = ["goals_from", "goals_option"]
 
 _KINDS = ("drop", "mean-ms", "worst-ms", "efficiency")
 _SHORT = "asked"
 """Name of the point that --drop, --mean-ms, --worst-ms and --efficiency make together."""
 
 
-def parsed(
+def goals_option(each: str, what: str) -> Option:
+    """Take ``--goal``, as ``goals``, and the short forms that every command with goals has.
+
+    Args:
+        each: What a goal makes: a ``point`` or a ``goal``.
+        what: Help of ``--goal``.
+    """
+    options = [
+        click.option(
+            "--goal",
+            "goals",
+            multiple=True,
+            callback=_parsed,
+            metavar="NAME=KIND:VALUE",
+            help=what,
+        ),
+        _figure_option("--drop", f"One {each}: lose at most this share."),
+        _figure_option("--mean-ms", f"One {each}: mean cost of a row at most."),
+        _figure_option("--worst-ms", f"One {each}: cost of any row at most."),
+    ]
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _figure_option(name: str, what: str) -> Option:
+    return click.option(name, type=float, metavar="X", help=what)
+
+
+def _parsed(
     ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Read NAME=KIND:VALUE[,KIND:VALUE...] into figures by name."""
