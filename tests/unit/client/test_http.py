@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fake_cascade import FakeCascade, row, serve_http
+from fake_cascade import FakeCascade, row
+from fake_wire import serve_http
 
 from cascade_client.calls import Infer, ModelConfig, ServerLive, ServerMetadata, ServerName
 from cascade_client.transport import connect, connect_async

@@ -9,7 +9,8 @@ import fake_perf_analyzer
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fake_cascade import FakeCascade, row, serve_grpc
+from fake_cascade import FakeCascade, row
+from fake_wire import serve_grpc
 
 from cascade_client.calls import Counts, Statistics
 from cascade_client.cli import main

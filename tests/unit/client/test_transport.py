@@ -6,7 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-from fake_cascade import row, serve_grpc, serve_http
+from fake_cascade import row
+from fake_wire import serve_grpc, serve_http
 
 from cascade_client.calls import (
     Call,
