@@ -41,15 +41,21 @@ def faults(*, short: bool) -> list[Fault]:
         )
         for how in ("best_so_far", "fail")
     ]
-    several = 1 if short else 5
+    every_tier_called = replace(
+        kill_expert,
+        name="kill-expert-all-called",
+        whom=f"{experts}, the first one called by the router, too",
+        times=12,
+        ground=partial(pitch, first_in_router=False),
+    )
     return [
         kill_expert,
-        *([] if short else other_policies),
+        *([] if short else [every_tier_called, *other_policies]),
         Kill(
             name="kill-router",
             whom="a process of the router",
             pick=the_router,
-            times=several,
+            times=1 if short else 20,
             timed=timed,
         ),
         StopTier(times=1 if short else 4, timed=timed),
@@ -59,11 +65,11 @@ def faults(*, short: bool) -> list[Fault]:
             name="kill-server",
             whom="tritonserver under cascade-serve",
             pick=the_server,
-            times=several,
+            times=1 if short else 20,
             timed=timed,
         ),
         Swap(times=2 if short else 50),
-        Disk(times=several),
+        Disk(times=1 if short else 5),
         Mutated(requests=1000 if short else 10_000),
         Soak(requests=5000 if short else 1_000_000),
     ]

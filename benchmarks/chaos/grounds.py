@@ -32,12 +32,14 @@ _COST_MS = {1: 1.0, 64: 4.0}
 """Said of null experts, so that rows go up to them as to real ones."""
 
 
-def pitch(scratch: Path, on_failure: str = "escalate") -> Site:
+def pitch(scratch: Path, on_failure: str = "escalate", *, first_in_router: bool = True) -> Site:
     """Serve the cascade `pitch`: three real experts, light enough for two cores.
 
     Args:
         scratch: Gets repository and log.
         on_failure: Its ``on_tier_failure``.
+        first_in_router: Whether the first expert runs in the router's process, as by default; else
+            it is called and may fail like the others.
     """
     spec = Spec.find("pitch")
     router = replace(
@@ -46,6 +48,7 @@ def pitch(scratch: Path, on_failure: str = "escalate") -> Site:
         max_waiting_requests=WAITING,
         calls_per_tier=CALLS_PER_TIER,
         on_tier_failure=on_failure,
+        runs_first_expert=first_in_router,
     )
     spec = replace(spec, router=router)
     repository = scratch / "models"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ _LOOK_EVERY = 20
 
 _BETWEEN_S = 0.02
 
-Spoil = Callable[[dict[str, Any], np.random.Generator], bytes | None]
-"""Bytes of a file that must not serve; None: something that is no file at all."""
+Put = Callable[[Path], None]
+Spoil = Callable[[dict[str, Any], np.random.Generator], bytes | Put]
+"""Bytes of a file that must not serve, or what puts something there that is no file at all."""
 
 
 def _truncated(good: dict[str, Any], rng: np.random.Generator) -> bytes:
@@ -65,8 +67,16 @@ def _wrong_type(good: dict[str, Any], rng: np.random.Generator) -> bytes:
     return json.dumps(good | {key: values[int(rng.integers(len(values)))]}).encode()
 
 
-def _not_a_file(_good: dict[str, Any], _: np.random.Generator) -> None:
-    return None
+def _dangling(_good: dict[str, Any], _: np.random.Generator) -> Put:
+    return lambda path: path.symlink_to("nowhere")
+
+
+def _pipe(_good: dict[str, Any], _: np.random.Generator) -> Put:
+    return os.mkfifo
+
+
+def _endless(_good: dict[str, Any], _: np.random.Generator) -> Put:
+    return lambda path: path.symlink_to("/dev/zero")
 
 
 _SPOILS: tuple[Spoil, ...] = (
@@ -77,7 +87,9 @@ _SPOILS: tuple[Spoil, ...] = (
     _foreign_cascade,
     _fewer_tiers,
     _wrong_type,
-    _not_a_file,
+    _dangling,
+    _pipe,
+    _endless,
 )
 
 
@@ -103,7 +115,7 @@ class PolicyFile:
     def what(self) -> str:
         """The fault in words."""
         return (
-            "policy file truncated, garbage, foreign, unreadable, "
+            "policy file truncated, garbage, foreign, unreadable, a pipe, endless, "
             f"replaced {often(self.times)} while serving"
         )
 
@@ -148,13 +160,13 @@ def _refused(site: Site) -> str | None:
         return client.policy().refused
 
 
-def _put(path: Path, data: bytes | None) -> None:
-    """Put something in the file's place, in one step where it is a file."""
+def _put(path: Path, what: bytes | Put) -> None:
+    """Put something in the file's place, in one step."""
     draft = path.with_name("policy.draft")
-    if data is None:
-        draft.symlink_to("nowhere")
+    if isinstance(what, bytes):
+        draft.write_bytes(what)
     else:
-        draft.write_bytes(data)
+        what(draft)
     draft.replace(path)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PolicyError
+from .files import read_text
 from .policy import Policy
 
 __all__ = ["check_policy", "options_in", "read_manifest", "versions_in"]
@@ -28,7 +29,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as exc:
         message = f"manifest.json: cannot be read: {exc}"
         raise PolicyError(message, hint="run `cascade-builder build`") from exc

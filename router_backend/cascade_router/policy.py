@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .errors import PolicyError, RequestError
+from .files import read_text
 from .gate import Gate, GateTable
 from .scores import ACTIVATIONS, Score
 from .strict import Table, suggestion
@@ -254,7 +255,7 @@ class Policy:
             PolicyError: As ``from_json``, or when the file cannot be read.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except (OSError, UnicodeDecodeError) as exc:
             message = f"{path.name}: cannot be read: {exc}"
             raise PolicyError(message, hint="run `cascade-builder build`") from exc

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import PolicyError
+from .files import read_text
 from .manifest import check_policy, read_manifest
 from .policy import Policy
 from .strict import Table
@@ -57,7 +58,7 @@ class Switch:
         """
         path = folder / "switch.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(read_text(path))
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, RecursionError) as exc:

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from cascade_router import Gate, OperatingPoint, Policy, PolicyError, RequestError, Tier
+from cascade_router.files import MOST_BYTES
 from cascade_router.served import ServedPolicy, Switch
 
 POLICY = Policy(
@@ -86,6 +87,38 @@ def test_what_cannot_be_used_is_refused_and_the_last_good_one_stays(served, fold
     assert reason in served.refused
 
     replace_file(folder / "policy.json", POLICY.to_json())
+    served.refresh()
+    assert served.refused is None
+
+
+@pytest.mark.parametrize("name", ["policy.json", "switch.json", "manifest.json"])
+@pytest.mark.parametrize(
+    ("put", "reason"),
+    [
+        (os.mkfifo, "no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+        (lambda path: path.symlink_to("/nowhere/at/all"), "No such file"),
+        (os.mkdir, "no regular file"),
+        (lambda path: (path.touch(), os.truncate(path, MOST_BYTES + 1)), "more than 64 MiB"),
+    ],
+    ids=["pipe", "endless", "dangling", "folder", "huge"],
+)
+def test_what_is_no_readable_file_is_refused_and_holds_nobody(served, folder, name, put, reason):
+    """A pipe would catch the reader for good: after it a good file must still be seen."""
+    good = (folder / name).read_bytes() if (folder / name).exists() else None
+    (folder / name).unlink(missing_ok=True)
+    put(folder / name)
+    served.refresh()
+
+    if name == "switch.json" and reason == "No such file":
+        assert served.refused is None  # as if nothing had been switched
+    else:
+        assert reason in served.refused
+    assert served.policy == POLICY
+
+    (folder / name).rmdir() if (folder / name).is_dir() else (folder / name).unlink()
+    if good is not None:
+        (folder / name).write_bytes(good)
     served.refresh()
     assert served.refused is None
 
