@@ -61,11 +61,19 @@ class InferenceResponse:
 
 
 class Sender:
+    """Used up by its first ``send``, as Triton's, even where that fails."""
+
     def __init__(self):
         self.replies = queue.Queue()
+        self.used = False
 
     def send(self, response, flags):
         assert flags == 1
+        if self.used:
+            raise TritonModelException("Response sender has been closed.")
+        self.used = True
+        if response.has_error():
+            response.error().message().encode()  # as the binding does
         self.replies.put(response)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from .answers import Answers
-from .errors import BusyError, CascadeError, TierError
+from .errors import BusyError, CascadeError, RequestError, TierError
 from .escalation import Escalation
 from .gate import DECIDED, Ints
 from .group import Array, Group, stack
@@ -90,6 +90,9 @@ class TritonPythonModel:
                 asked = self._asked(request.parameters(), policy)
             except CascadeError as error:
                 answers.refuse(place, error)
+                continue
+            except ValueError:  # Triton hands over what HTTP brought, UTF-8 or not
+                answers.refuse(place, RequestError("parameters: no text", hint="send UTF-8"))
                 continue
             rows = input_of(request, self._input)
             answers.expect(place, len(rows))

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CascadeError, RequestError, ServerError
+from .errors import RequestError, ServerError
 from .keys import FILE_VARIABLE, Keys
 from .manifest import read_manifest
 from .served import ServedPolicy
 from .strict import Table
-from .triton_io import config_of, error_response, input_of, parameter, response
+from .triton_io import answered, config_of, input_of, parameter, response
 from .versions import folder_in_force
 
 __all__ = ["TritonPythonModel"]
@@ -43,13 +43,10 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each command on its own."""
-        return [self._answer(request) for request in requests]
+        return [answered(request, self._answer) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        try:
-            reply = self._reply(input_of(request, "COMMAND").reshape(-1)[0])
-        except CascadeError as error:
-            return error_response(error)
+        reply = self._reply(input_of(request, "COMMAND").reshape(-1)[0])
         return response([("REPLY", np.array([json.dumps(reply).encode()], dtype=np.object_))])
 
     def _reply(self, text: bytes) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class Escalation:
             if not line.admit(start_s):
                 return self._without(tier, group, self._left_alone(tier))
             trial = True
-        outcome = self._outcome(tier, group.inputs, group)
+        outcome = self._outcome(tier, [group])
         if trial or outcome.error is not None:
             line.judge(outcome, start_s, self._clock(), trial=trial)
             self._let_go_waiting(tier)
@@ -215,8 +215,7 @@ class Escalation:
 
     def outcome(self, tier: int, call: Call) -> Outcome:
         """Run a call; this is what may hang."""
-        inputs = stack([group.inputs for group in call.groups])
-        return self._outcome(tier, inputs, call.groups[0])
+        return self._outcome(tier, call.groups)
 
     def finish(self, tier: int, call: Call, outcome: Outcome) -> None:
         """Pass on the rows that a call still has to answer for."""
@@ -227,7 +226,12 @@ class Escalation:
         if outcome.error is not None:
             self._let_go_waiting(tier)
         for group, place in parts:
-            self._send(settle(tier, group, place, outcome, self._on_failure))
+            try:
+                rest = settle(tier, group, place, outcome, self._on_failure)
+            except Exception:  # noqa: BLE001  # the other groups have no part in it
+                refuse(group, _fault(tier))
+            else:
+                self._send(rest)
 
     def look(self) -> float:
         """Let go of rows whose time is over, and of calls that take too long.
@@ -266,9 +270,13 @@ class Escalation:
             except Exception:  # noqa: BLE001  # a worker that dies leaves later rows hanging
                 _log.exception("tier %d: fault in the router", tier)
 
-    def _outcome(self, tier: int, inputs: Array, group: Group) -> Outcome:
+    def _outcome(self, tier: int, groups: Sequence[Group]) -> Outcome:
         start_s = self._clock()
-        outcome = outcome_of(self._runs[tier], inputs, group.walk.policy.n_classes)
+        try:
+            inputs = stack([group.inputs for group in groups])
+            outcome = outcome_of(self._runs[tier], inputs, groups[0].walk.policy.n_classes)
+        except Exception:  # noqa: BLE001  # such as no memory; a call always ends with an outcome
+            return Outcome(None, _fault(tier))
         if outcome.error is None:
             self._pace.took(tier, len(inputs), self._clock() - start_s)
         return outcome
@@ -318,3 +326,9 @@ class Escalation:
     def _send(self, groups: Sequence[Group]) -> None:
         for group in groups:
             self.send(group)
+
+
+def _fault(tier: int) -> TierError:
+    """Log the exception under way, and make the error that stands for it."""
+    _log.exception("tier %d: fault in the router", tier)
+    return TierError("fault in the router, see the server's log")

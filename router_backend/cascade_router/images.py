@@ -111,9 +111,8 @@ def pixels_from_bytes(
         raise
     except UnidentifiedImageError:
         _refuse(f"is not a picture of a known format ({len(data)} bytes)")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as exc:
-        # What Pillow's decoders raise for broken files.
-        _refuse(f"cannot be decoded: {exc}")
+    except Exception as exc:  # noqa: BLE001  # Pillow's readers of metadata raise whatever comes
+        _refuse(f"cannot be decoded: {str(exc) or type(exc).__name__}")
 
 
 def _rgb(image: Image) -> Image:
@@ -122,9 +121,10 @@ def _rgb(image: Image) -> Image:
 
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         # 16-bit and wider grey: Pillow's own conversion clips at 255 instead of scaling.
-        values = np.asarray(image, dtype=np.float64)
+        values = np.asarray(image).astype(np.float32)
         top = 65535.0 if image.mode != "F" else max(float(values.max(initial=1.0)), 1.0)
-        grey = np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)
+        values /= top / 255.0  # in place, as is the next: a picture may fill much of the memory
+        grey = np.clip(values, 0, 255, out=values).astype(np.uint8)
         return Pillow.fromarray(grey).convert("RGB")
     if image.mode == "P" or "A" in image.getbands() or "transparency" in image.info:
         layer = image.convert("RGBA")

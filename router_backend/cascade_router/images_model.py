@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CascadeError, RequestError
+from .errors import RequestError
 from .images import Allowance, pixels_from_bytes
-from .triton_io import Array, config_of, error_response, input_of, parameter, response
+from .triton_io import Array, answered, config_of, input_of, parameter, response
 
 __all__ = ["TritonPythonModel"]
 
@@ -27,13 +27,10 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request on its own."""
-        return [self._answer(request) for request in requests]
+        return [answered(request, self._answer) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        try:
-            return response([("PIXELS", self._pixels(input_of(request, "IMAGE")))])
-        except CascadeError as error:
-            return error_response(error)
+        return response([("PIXELS", self._pixels(input_of(request, "IMAGE")))])
 
     def _pixels(self, images: Array) -> Array:
         """(n, 1) pictures as bytes to (n, S, S, 3) uint8."""

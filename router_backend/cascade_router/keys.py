@@ -64,13 +64,15 @@ class Keys:
                 message says what stands in it.
         """
         try:
-            with path.open("rb") as file:
-                _check_rights(path, os.fstat(file.fileno()))
+            # At once, also where a pipe lies there that nobody writes to.
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(handle, "rb") as file:
+                _check_rights(path, os.fstat(handle))
                 values = tomllib.loads(file.read(_MOST_BYTES).decode())
         except OSError as exc:
             message = f"{path}: the key file cannot be read: {exc.strerror}"
             raise ServerError(message, hint=_HOW_TO_MAKE) from exc
-        except ValueError:
+        except (ValueError, RecursionError):
             # Without the cause: it would quote the file.
             _refuse(path, "is no key file")
         for name, value in values.items():
@@ -124,7 +126,8 @@ class Keys:
         """
         if self.policy is None or given is None:
             return False
-        return hmac.compare_digest(self.policy.encode(), given.encode())
+        # JSON can hold what is no character.
+        return hmac.compare_digest(self.policy.encode(), given.encode(errors="surrogatepass"))
 
 
 _HOW_TO_MAKE = "make one with `cascade-serve --new-keys FILE`"

@@ -21,6 +21,11 @@ from .outcome import Outcome
 
 __all__ = ["Health", "Line"]
 
+_SLOW = 3.0
+"""A tier that is flooded answers its calls late and one after the other; one that hangs, none. So
+calls are waited for up to this many times what the last one took that was answered, and up to this
+many times the timeout."""
+
 
 class Health(Protocol):
     """Is told how a tier fares; called from any thread, must not wait."""
@@ -40,7 +45,7 @@ class Line:
         max_batch: Most rows that one call may hold.
         max_waiting: Most rows that may wait.
         workers: Calls that may be under way at the same time; one that hangs counts.
-        timeout_s: A call that takes longer has failed.
+        timeout_s: A call that takes longer has failed, unless the others are slow, too.
         health: Told of failures.
 
     Attributes:
@@ -66,6 +71,7 @@ class Line:
         self._max_batch = max_batch
         self._workers = workers
         self._timeout_s = timeout_s
+        self._took_s = 0.0
         self._health = health
         self._breaker = Breaker()
         self._groups: deque[Group] = deque()
@@ -93,9 +99,13 @@ class Line:
             return self._shut(now_s)
 
     def put(self, group: Group) -> bool:
-        """Let rows wait; False when that were too many, or the end has come."""
+        """Let rows wait; False when that were too many, or the end has come.
+
+        Where none waits there is always room for one batch, however low the bound is.
+        """
         with self._changed:
-            if self.closed or self.waiting + len(group.rows) > self.max_waiting:
+            most = max(self.max_waiting, len(group.rows))
+            if self.closed or self.waiting + len(group.rows) > most:
                 return False
             self._groups.append(group)
             self.waiting += len(group.rows)
@@ -207,6 +217,8 @@ class Line:
                 self._breaker.retry(trial=False)
             elif outcome is not None:
                 self._judge(outcome, call.start_s, now_s, trial=call.trial)
+                if outcome.error is None:
+                    self._took_s = now_s - call.start_s
             parts, call.parts = call.parts, []
             return parts
 
@@ -231,11 +243,12 @@ class Line:
         """Take the rows out of calls that took too long, and of the queue if none would run it."""
         stuck: list[Group] = []
         with self._changed:
+            patience_s = self._patience_s()
             for call in self._watched():
-                if not call.over and call.start_s + self._timeout_s <= now_s:
+                if not call.over and call.start_s + patience_s <= now_s:
                     call.over = True
                     stuck += call.pull_all()
-                    ms = 1e3 * self._timeout_s
+                    ms = 1e3 * patience_s
                     message = f"tier {self._tier}: no answer within {ms:.0f} ms"
                     hint = "`cascade-client status` shows which model is down"
                     self._failed(
@@ -252,7 +265,8 @@ class Line:
         """Say the next moment at which rows are late or a call has taken too long."""
         with self._changed:
             moments = [group.due_s for group in self._groups]
-            moments += [call.due_s(self._timeout_s) for call in self._watched()]
+            patience_s = self._patience_s()
+            moments += [call.due_s(patience_s) for call in self._watched()]
             return min(moments, default=math.inf)
 
     def close(self) -> None:
@@ -266,6 +280,10 @@ class Line:
         with self._changed:
             if self._breaker.open and self._health is not None:
                 self._health.tier_open(self._tier, False)
+
+    def _patience_s(self) -> float:
+        """Say how long a call may take."""
+        return max(self._timeout_s, _SLOW * min(self._took_s, self._timeout_s))
 
     def _watched(self) -> list[Call]:
         return [call for call in self._calls if not call.lender]

@@ -29,11 +29,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(read_text(path))
+        manifest: Any = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as exc:
         message = f"manifest.json: cannot be read: {exc}"
         raise PolicyError(message, hint="run `cascade-builder build`") from exc
-    return manifest
+    if not isinstance(manifest, dict):
+        message = f"manifest.json: expected a table, got {type(manifest).__name__}"
+        raise PolicyError(message, hint="run `cascade-builder build`")
+    return dict(manifest)
 
 
 def versions_in(manifest: dict[str, Any]) -> dict[str, int]:

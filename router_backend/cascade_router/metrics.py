@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,8 @@ OPEN = "cascade_tier_open"
 """The one gauge. Each router instance adds one while it leaves a tier alone."""
 
 _REASONS = {TIER_FAILED: "tier", CUT_SHORT: "deadline"}
+
+_log = logging.getLogger(__name__)
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 """Family, and labels with their values."""
@@ -136,11 +139,26 @@ class Meters:
 
     def _work(self) -> None:
         closed = False
+        owed: Sums = defaultdict(float)
         while not closed:
             closed = self._closed.wait(self._period_s)
-            noted = [self._noted.popleft() for _ in range(len(self._noted))]
-            for (family, labels), amount in _sums(noted).items():
-                self._metric(family, labels).increment(amount)
+            try:
+                _add(owed, [self._noted.popleft() for _ in range(len(self._noted))])
+                self._hand_over(owed)
+            except Exception:  # noqa: BLE001  # a thread that dies would let notes pile up
+                _log.exception("fault in the metrics")
+
+    def _hand_over(self, owed: Sums) -> None:
+        """Give the sums to the server; what it does not take now stays for the next time."""
+        import triton_python_backend_utils as pb_utils
+
+        for key in list(owed):
+            try:
+                self._metric(*key).increment(owed[key])
+            except pb_utils.TritonModelException as exc:  # such as no room in the shared memory
+                _log.error("counts could not be handed over, they are kept: %s", exc)
+                return
+            del owed[key]
 
     def _metric(self, family: str, labels: tuple[tuple[str, str], ...]) -> Any:
         key = (family, labels)
@@ -167,10 +185,9 @@ class _Pile:
         return np.concatenate([getattr(note, name) for note in self.notes])
 
 
-def _sums(noted: Iterable[_Ran | _Answered | _Told]) -> Sums:
+def _add(sums: Sums, noted: Iterable[_Ran | _Answered | _Told]) -> None:
     """Add notes up, policy by policy and tier by tier."""
     piles: dict[Any, _Pile] = {}
-    sums: Sums = defaultdict(float)
     for note in noted:
         if isinstance(note, _Told):
             sums[note.key] += note.amount
@@ -183,7 +200,6 @@ def _sums(noted: Iterable[_Ran | _Answered | _Told]) -> Sums:
             _add_ran(sums, first.policy, first.tier, pile)
         else:
             _add_answered(sums, first.policy, pile)
-    return sums
 
 
 def _add_ran(sums: Sums, policy: Policy, tier: int, pile: _Pile) -> None:

@@ -22,6 +22,9 @@ NAMES = [
 ]
 """The parameters there are."""
 
+_MOST = 16 * 1024
+"""Longest text of all parameters of a request: they are kept for a while, and quoted in errors."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -51,6 +54,9 @@ class Options:
             RequestError: For an unknown ``cascade_`` parameter, point or tier, or a value that does
                 not fit.
         """
+        if len(parameters) > _MOST:
+            message = f"parameters: {len(parameters)} characters, at most {_MOST} are read"
+            raise RequestError(message, hint="send fewer")
         given: dict[str, Any] = json.loads(parameters) if parameters else {}
         for key in given:
             if key.startswith("cascade_") and key not in NAMES:
@@ -109,7 +115,7 @@ def _number(value: Any) -> float:
 
 def _tier(given: dict[str, Any], key: str, default: int, last: int) -> int:
     value = given.get(key, default)
-    if isinstance(value, str) and value.isdecimal() and value.isascii():
+    if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) < 10:
         value = int(value)  # from clients that can only send text
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= last:
         message = f"{key}: got {value!r}, expected a tier from 0 to {last}"

@@ -112,8 +112,8 @@ def _apart(run: Run, rows: Array, n_classes: int) -> Outcome:
             logits[start:end] = _run(run, rows[start:end], n_classes)
         except CascadeError as error:
             why = why if isinstance(why, DeadError) else error
-            if end - start == 1:
-                failed[start] = True
+            if end - start == 1 or isinstance(error, BusyError):
+                failed[start:end] = True  # smaller calls would find the same full queue
             else:
                 middle = (start + end) // 2
                 todo += [(middle, end), (start, middle)]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -31,6 +31,25 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 ANSWERS = ["last", "mean"]
 """Who answers a row: the last tier that ran, or the mean probability of all that ran."""
+
+
+def _no_number(name: str) -> NoReturn:
+    """Refuse what Python reads as a number though JSON has none of that name."""
+    message = f"{name} is no number"
+    raise ValueError(message)
+
+
+def _costs(table: Table) -> dict[int, float]:
+    """Take measured milliseconds by batch size."""
+    values = table.rest()
+    given = Table(values, table.where, PolicyError)
+    costs = {}
+    for size in values:
+        if not re.fullmatch("[1-9][0-9]{0,8}", size):
+            message = f"{table.where}: {size[:20]!r} is no batch size"
+            raise PolicyError(message, hint="run `cascade-builder calibrate`")
+        costs[int(size)] = given.number(size, low=0.0)
+    return costs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +89,12 @@ class Tier:
     @classmethod
     def from_table(cls, table: Table) -> Tier:
         """Read from a table of ``policy.json``."""
-        costs = table.table("cost_ms", {}).rest()
         tier = cls(
             name=table.text("name"),
             model=table.text("model"),
             digest=table.text("digest"),
             score=Score.from_table(table.table("score", {})),
-            cost_ms={int(size): float(cost) for size, cost in costs.items()},
+            cost_ms=_costs(table.table("cost_ms", {})),
         )
         table.done()
         return tier
@@ -224,7 +242,7 @@ class Policy:
             PolicyError: If it is no JSON, has an unknown key or another schema, or cannot route.
         """
         try:
-            values = json.loads(text)
+            values = json.loads(text, parse_constant=_no_number)
         except (ValueError, RecursionError) as exc:
             message = f"{where}: not JSON: {exc}"
             raise PolicyError(message, hint="restore it, or run `cascade-builder build`") from exc

@@ -130,30 +130,48 @@ class ServedPolicy:
         try:
             self.policy, self.switch = self._read(self.policy)
         except PolicyError as error:
-            if str(error) != self.refused:
-                _log.error("policy refused, the last good one stays: %s", error)
-            self.refused = str(error)
+            self._refuse(str(error))
+        except Exception as exc:  # noqa: BLE001  # whatever a broken file makes of its reader
+            self._refuse(f"the policy's files cannot be used: {type(exc).__name__}: {exc}")
         else:
             self.refused = None
+
+    def _refuse(self, why: str) -> None:
+        if why != self.refused:
+            _log.error("policy refused, the last good one stays: %s", why)
+        self.refused = why
 
     def set_default(self, point: str, who: str) -> None:
         """Switch every router of this cascade to another default point, and record it.
 
         Raises:
             RequestError: If there is no such point.
+            PolicyError: If the policy is refused, so that nothing would come of it.
+            OSError: If it cannot be written.
         """
         self.refresh()
+        if self.refused is not None:
+            self._usable(self.policy)  # a broken switch.json is what this replaces
         self.policy.index(point)
         switch = self.switch.to(point, was=self.policy.default, who=who, when=self._clock())
         switch.write(self._folder)
         self.refresh()
 
-    def _read(self, before: Policy | None) -> tuple[Policy, Switch]:
+    def _usable(self, before: Policy | None) -> Policy:
+        """Read the policy and hold it against what runs."""
         policy = Policy.read(self._folder / "policy.json")
         check_policy(policy, read_manifest(self._folder))
         if before is not None and _tiers(policy) != _tiers(before):
             message = f"policy.json: has tiers {_shown(policy)}, the router runs {_shown(before)}"
             raise PolicyError(message, hint="load experts and router anew")
+        if before is not None and policy.n_classes != before.n_classes:
+            n = f"{policy.n_classes} classes, the router's experts have {before.n_classes}"
+            message = f"policy.json: is for {n}"
+            raise PolicyError(message, hint="run `cascade-builder calibrate`")
+        return policy
+
+    def _read(self, before: Policy | None) -> tuple[Policy, Switch]:
+        policy = self._usable(before)
         switch = Switch.read(self._folder)
         if switch.default in policy.point_names:
             policy = dataclasses.replace(policy, default=switch.default)

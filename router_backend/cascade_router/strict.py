@@ -25,6 +25,14 @@ def suggestion(word: str, choices: list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(choices)}"
 
 
+def _float(value: float) -> float:
+    """Convert a number; inf for a whole one that is too large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 class Table:
     """A mapping whose keys are taken one by one; ``done`` refuses the rest.
 
@@ -99,7 +107,7 @@ class Table:
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 self._refuse(f"{self.where}.{key}: expected numbers, got {value!r}")
-            if not math.isfinite(value):
+            if not math.isfinite(_float(value)):
                 self._refuse(f"{self.where}.{key}: expected finite numbers, got {value!r}")
         return [float(value) for value in values]
 
@@ -129,7 +137,7 @@ class Table:
                 self._refuse(f"{self.where}: the key {key!r} is missing")
             return default
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
+            return _float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             expected = _NAMES.get(kind, f"a {kind.__name__.lower()}")
             self._refuse(f"{self.where}.{key}: got {value!r}, expected {expected}")

@@ -76,7 +76,10 @@ class Tokeniser:
             text = data.decode("utf-8")
         except UnicodeDecodeError as exc:
             _refuse(f"is not UTF-8: {exc.reason} at byte {exc.start}", "encode the text as UTF-8")
-        found = self._tokenizer.encode(text)
+        try:
+            found = self._tokenizer.encode(text)
+        except Exception as exc:  # noqa: BLE001  # the library raises no class of its own
+            _refuse(f"cannot be tokenised: {exc}", "send words that the tokeniser knows")
         if all(found.special_tokens_mask):
             _refuse("is empty: it holds no words" if text.strip() else "is empty", "send a text")
         if len(found) > self._length:

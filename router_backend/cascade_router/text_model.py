@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CascadeError, RequestError
+from .errors import RequestError
 from .text import Tokeniser
-from .triton_io import Array, config_of, error_response, input_of, parameter, response
+from .triton_io import Array, answered, config_of, input_of, parameter, response
 
 __all__ = ["TritonPythonModel"]
 
@@ -34,13 +34,10 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request on its own."""
-        return [self._answer(request) for request in requests]
+        return [answered(request, self._answer) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        try:
-            return response([("TOKENS", self._tokens(input_of(request, "TEXT")))])
-        except CascadeError as error:
-            return error_response(error)
+        return response([("TOKENS", self._tokens(input_of(request, "TEXT")))])
 
     def _tokens(self, texts: Array) -> Array:
         """(n, 1) texts as bytes to (n, L) int64."""

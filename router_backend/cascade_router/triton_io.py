@@ -6,7 +6,6 @@ Shapes: R requests of one ``execute``, n rows of one request.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
@@ -15,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from .errors import BusyError, CascadeError, DeadError, RequestError, TierError
+from .errors import BusyError, CascadeError, DeadError, RequestError, ServerError, TierError
 from .group import Array, stack
 
 __all__ = [
     "Array",
+    "answered",
     "call",
     "config_of",
     "error_response",
@@ -76,19 +76,42 @@ def error_response(error: CascadeError) -> Any:
             code = codes.UNAVAILABLE
         case _:
             code = codes.INTERNAL
-    return pb_utils.InferenceResponse(error=codes(str(error), code))
+    # A message may quote what a client sent, and that need not be text.
+    text = str(error).encode(errors="backslashreplace").decode()
+    return pb_utils.InferenceResponse(error=codes(text, code))
+
+
+def answered(request: Any, answer: Callable[[Any], Any]) -> Any:
+    """Answer a request, whatever happens, so that its batch mates are answered, too.
+
+    Args:
+        request: Of one ``execute``.
+        answer: Makes its response, or raises.
+
+    Returns:
+        A response; a fault of ours goes to the log, and none of it to the client.
+    """
+    try:
+        return answer(request)
+    except CascadeError as error:
+        return error_response(error)
+    except Exception:  # noqa: BLE001  # Triton would fail the whole batch, with our traceback
+        _log.exception("fault in the model")
+        return error_response(ServerError("fault in the model, see the server's log"))
 
 
 def send(sender: Any, reply: Any) -> None:
-    """Answer a request that ``execute`` left open, finally; one that cannot be sent is an error."""
+    """Answer a request that ``execute`` left open, finally.
+
+    Triton lets a sender try once (2.51: it counts as used before room for the answer is found). So
+    where that fails, because shared memory is full or the client is gone, nobody answers; the
+    caller's own timeout ends the request.
+    """
     pb_utils = _pb()
-    final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
     try:
-        sender.send(reply, flags=final)
-    except pb_utils.TritonModelException as exc:  # such as no room left in the shared memory
-        _log.error("an answer could not be sent: %s", exc)
-        with contextlib.suppress(pb_utils.TritonModelException):  # the client is gone, or we are
-            sender.send(error_response(BusyError(str(exc))), flags=final)
+        sender.send(reply, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except pb_utils.TritonModelException as exc:
+        _log.error("a request stays without an answer, it could not be sent: %s", exc)
 
 
 def call(model: str, inputs: dict[str, Array], output: str, version: int = -1) -> Array:

@@ -180,6 +180,30 @@ def test_a_bad_request_fails_alone(router):
     assert replies[1].output("LABEL").tolist() == [[0]]
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "x" * 20_000, "\ud800"])
+def test_parameters_that_nobody_can_read_fail_alone(router, value):
+    """Numbers of thousands of digits, texts of any length, what is no character."""
+    rows = np.array([[9, 0, 0]], dtype=np.float32)
+    bad = Request({"X": rows}, {"cascade_max_tier": value})
+
+    replies = router.execute([bad, Request({"X": rows})])
+
+    assert replies[0].error().code() == "INVALID_ARG"
+    assert replies[1].output("LABEL").tolist() == [[0]]
+
+
+def test_parameters_that_are_no_text_fail_alone(router):
+    """Over HTTP Triton hands over bytes that are not UTF-8; Python refuses them when asked."""
+    rows = np.array([[9, 0, 0]], dtype=np.float32)
+    bad = Request({"X": rows})
+    bad.parameters = b"\xff".decode
+
+    replies = router.execute([bad, Request({"X": rows})])
+
+    assert replies[0].error().message().startswith("parameters: no text")
+    assert replies[1].output("LABEL").tolist() == [[0]]
+
+
 @pytest.mark.parametrize("broken", NAMES)
 def test_a_failing_expert_fails_only_rows_that_need_it(server, folder, broken):
     """Told to fail: rows that exit below are answered, the others learn which tier failed."""

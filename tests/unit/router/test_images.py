@@ -1,6 +1,9 @@
 """Pictures of every common kind become the same RGB square; what is no picture is named."""
 
+import contextlib
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -86,6 +89,30 @@ def whole_jpeg():
 def huge_png():
     """A picture of 10,000 x 10,000 pixels in a few kilobytes."""
     return encoded(Image.new("1", (10_000, 10_000)), "PNG")
+
+
+def png_with(kind, content):
+    """A whole small PNG with one chunk more, its checksum right."""
+    png = encoded(Image.new("RGB", (8, 8)), "PNG")
+    body = kind + content
+    chunk = struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+    return png[:33] + chunk + png[33:]  # behind the header
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (b"eXIf", b"II*\0"),
+        (b"eXIf", b"II+\0\x08\0\0\0" + bytes(8)),
+        (b"tEXt", b"Raw profile type exif\0\nexif\n4\n49492a00"),
+        (b"tEXt", b"xmp\0what else"),
+        (b"tEXt", b"transparency\0abc"),
+    ],
+)
+def test_odd_metadata_is_read_over_or_refused(kind, content):
+    """Pillow raises ``struct.error`` or ``TypeError`` for some: the caller's error, like any."""
+    with contextlib.suppress(RequestError):
+        assert pixels_from_bytes(png_with(kind, content), 4).shape == (4, 4, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Keys are read from a file that nobody else may read, and shown nowhere."""
 
+import os
+
 import pytest
 
 from cascade_router.errors import ServerError
@@ -61,6 +63,15 @@ def test_what_is_no_key_file_is_refused_unquoted(path, text):
         assert word not in repr(caught.value.__cause__)
 
 
+def test_a_pipe_is_no_key_file_and_holds_nobody(path):
+    """Reading it would wait for a writer."""
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+    with pytest.raises(ServerError, match="is no file"):
+        Keys.read(path)
+
+
 def test_printing_shows_no_key(path):
     """Neither in a log nor in a traceback's locals."""
     assert CONTROL not in repr(Keys.read(path))
@@ -81,6 +92,6 @@ def test_only_the_policy_key_opens_policy(path):
     keys = Keys.read(path)
 
     assert keys.allows_policy(POLICY)
-    for wrong in (None, "", CONTROL, POLICY[:-1], POLICY + "x", "ä" * 20):
+    for wrong in (None, "", CONTROL, POLICY[:-1], POLICY + "x", "ä" * 20, "\ud800"):
         assert not keys.allows_policy(wrong)
     assert not Keys(control=CONTROL).allows_policy("")

@@ -167,6 +167,24 @@ def test_a_wrong_command_is_refused(control, text, message):
     assert answer.error().code() == "INVALID_ARG"
 
 
+def test_what_a_command_quotes_need_not_be_text(control):
+    """JSON can hold half a character; the refusal that quotes it is sendable."""
+    (answer,) = control.execute([command(rb'{"do": "show", "\ud800": 1}')])
+
+    answer.error().message().encode()
+    assert answer.error().code() == "INVALID_ARG"
+
+
+def test_a_fault_of_ours_fails_its_own_request_and_stays_in_the_log(control, monkeypatch, caplog):
+    """The client reads that there was one, its batch mates their answers."""
+    monkeypatch.setattr(control, "_labels", {}.popitem)
+    fault, good = control.execute([command(b'{"do": "show"}'), command(b'{"do": "sing"}')])
+
+    assert fault.error().message() == "fault in the model, see the server's log"
+    assert "KeyError" in caplog.text
+    assert good.error().code() == "INVALID_ARG"
+
+
 def set_point(control, **more):
     text = json.dumps({"do": "set", "point": "other", **more}).encode()
     (answer,) = control.execute([command(text)])

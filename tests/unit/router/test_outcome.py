@@ -97,6 +97,18 @@ def test_a_full_queue_is_nobody_s_fault():
     assert isinstance(outcome.error, BusyError)
 
 
+def test_a_full_queue_is_not_asked_row_by_row():
+    """Rows that were to be told apart meanwhile are refused; smaller calls would fill it more."""
+    tier = Tier(errors=[TierError("a bad row"), None, *[BusyError("full")] * 9])
+
+    outcome = outcome_of(tier, rows(8), 2)
+
+    assert isinstance(outcome.error, BusyError)
+    assert outcome.failed is not None
+    assert outcome.failed.all()
+    assert tier.sizes == [8, 1, 8]
+
+
 def test_logits_of_another_shape_are_a_failure():
     """As is a fault of ours, which the log shows and the client does not."""
     outcome = outcome_of(lambda given: np.zeros((len(given), 3)), rows(2), 2)

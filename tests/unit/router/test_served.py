@@ -91,6 +91,61 @@ def test_what_cannot_be_used_is_refused_and_the_last_good_one_stays(served, fold
     assert served.refused is None
 
 
+def changed(**values):
+    return json.dumps(json.loads(POLICY.to_json()) | values)
+
+
+def with_tier(**values):
+    tiers = json.loads(POLICY.to_json())["tiers"]
+    return changed(tiers=[{**tier, **values} for tier in tiers])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (changed(n_classes=3), "is for 3 classes, the router's experts have 2"),
+        (changed(n_classes=10**12), "classes, the router's experts have 2"),
+        (changed(provenance={"drift": float("nan")}), "NaN is no number"),
+        (with_tier(cost_ms={"0": 1.0}), "'0' is no batch size"),
+        (with_tier(cost_ms={"a": 1.0}), "'a' is no batch size"),
+        (with_tier(cost_ms={"9" * 5000: 1.0}), "is no batch size"),
+        (with_tier(cost_ms={"1": -1.0}), "expected 0.0 to inf"),
+        (with_tier(cost_ms={"1": None}), "'1' is missing"),
+        (POLICY.to_json().replace("0.5", "1" + "0" * 400), "got inf"),
+    ],
+)
+def test_values_that_no_policy_can_have_are_refused(served, folder, text, reason):
+    """Whatever they would do later: stop the counters, or fail every answer."""
+    replace_file(folder / "policy.json", text)
+    served.refresh()
+
+    assert reason in served.refused
+    assert served.policy == POLICY
+
+
+def test_a_manifest_that_is_no_table_is_refused(served, folder):
+    """And so is one whose experts are none: the reason is told, whatever it is."""
+    for text in ("[]", '{"cascade": "c", "experts": [1]}'):
+        replace_file(folder / "manifest.json", text)
+        served.refresh()
+
+        assert served.refused is not None
+        assert served.policy == POLICY
+
+
+def test_nothing_is_switched_while_the_policy_is_refused(served, folder):
+    """Else the switch would come into force some day, unasked; a broken switch may be replaced."""
+    replace_file(folder / "policy.json", "garbage")
+    with pytest.raises(PolicyError, match="not JSON"):
+        served.set_default("exact", "ann")
+    assert not (folder / "switch.json").exists()
+
+    replace_file(folder / "policy.json", POLICY.to_json())
+    replace_file(folder / "switch.json", "garbage")
+    served.set_default("exact", "ann")
+    assert (served.policy.default, served.refused) == ("exact", None)
+
+
 @pytest.mark.parametrize("name", ["policy.json", "switch.json", "manifest.json"])
 @pytest.mark.parametrize(
     ("put", "reason"),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokeniser import CLS, PAD, SEP, UNK, tokenizer_json
+from tokenizers import Tokenizer, models
 
 from cascade_router.errors import RequestError, SpecError
 from cascade_router.text import MAX_BYTES, Tokeniser
@@ -31,6 +32,16 @@ def test_a_text_of_exactly_the_length_fits():
     with pytest.raises(RequestError, match="input TEXT: has 6 tokens, at most 5 are taken"):
         opened(length=5).tokens(text)
     assert opened(length=5, truncate=True).tokens(text).tolist() == [CLS, 4, 5, 6, SEP]
+
+
+def test_a_word_that_the_tokeniser_cannot_take_is_the_callers_error():
+    """One without an unknown token raises for it."""
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "play": 1}))
+    tokeniser = Tokeniser(words.to_str(), length=4, pad=None, truncate=False)
+
+    assert tokeniser.tokens(b"play").tolist() == [1, 0, 0, 0]
+    with pytest.raises(RequestError, match="input TEXT: cannot be tokenised"):
+        tokeniser.tokens(b"jazz")
 
 
 @pytest.mark.parametrize("text", [b"[PAD]", b"[CLS] play [SEP]", b"play [PAD] some"])

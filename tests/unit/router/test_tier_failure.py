@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_router import Gate, OperatingPoint, Policy, Tier, TierError, Walk
+from cascade_router import Gate, OperatingPoint, Policy, Tier, TierError, Walk, escalation
 from cascade_router.errors import BusyError, DeadError
 from cascade_router.escalation import Escalation
 from cascade_router.group import Group
@@ -338,6 +338,77 @@ def test_a_hanging_call_lets_its_rows_go_and_its_late_answer_is_dropped():
     assert (seen.told, walk.exit_tier.tolist()) == ([[None]], [2])
     assert walk.degraded.tolist() == [TIER_FAILED]
     assert world.health.failures == [(1, "timeout")]
+
+
+def test_a_tier_that_is_slow_with_every_call_is_not_taken_for_hanging():
+    """A flood makes all calls late; up to thrice the timeout they are waited for."""
+    world = World(workers=2)
+    slow, _ = world.arrive(low=1, high=1)
+    world.begin(1)
+    world.now += 0.9 * TIMEOUT_S
+    world.finish(0)
+    walk, seen = world.arrive(low=1, high=1)
+    world.begin(1)
+
+    world.pass_time(2.6 * TIMEOUT_S)
+    assert (seen.told, world.health.failures) == ([[]], [])
+    world.finish(0)
+
+    assert (seen.told, walk.exit_tier.tolist()) == ([[None]], [1])
+    assert slow.degraded.tolist() == walk.degraded.tolist() == [0]
+
+    world.arrive(low=1, high=1)
+    world.begin(1)
+    world.pass_time(3 * TIMEOUT_S)
+    assert world.health.failures == [(1, "timeout")]  # however slow the others are
+
+
+def test_rows_of_one_batch_may_wait_where_none_does():
+    """However low the bound is: otherwise they could never run; more are refused."""
+    world = World(max_waiting=1)
+    batch, more = world.arrive(n=3, low=1, high=1)[1], world.arrive(low=1, high=1)[1]
+
+    world.begin(1)
+    world.finish(0)
+
+    assert batch.told == [[None]] * 3
+    assert "queue full" in str(more.told[0][0])
+
+
+def test_a_fault_of_ours_ends_its_own_rows_and_keeps_the_worker(monkeypatch):
+    """Rows of other requests in the call are answered, and the tier is tried again."""
+    world = World(workers=1)
+    for _ in range(3):
+        world.arrive(low=1, high=1)
+    monkeypatch.setattr(Walk, "settle", failing_once(Walk.settle, ValueError("a shape")))
+    world.begin(1)
+    world.finish(0)
+
+    told = [seen.told[0] for _, seen, _ in world.walks]
+    assert [isinstance(one[0], TierError) for one in told] == [True, False, False]
+    assert [len(one) for one in told] == [1, 1, 1]
+
+    monkeypatch.setattr(escalation, "stack", failing_once(escalation.stack, MemoryError()))
+    _, seen = world.arrive(low=1, high=1)
+    world.begin(1)
+    world.finish(0)
+    assert "fault in the router" in str(seen.told[0][0])
+    world.pass_time(1.0)
+    _, seen = world.arrive(low=1, high=1)
+    world.begin(1)
+    world.finish(0)
+    assert seen.told == [[None]]
+
+
+def failing_once(function, error):
+    left = [error]
+
+    def call(*args):
+        if left:
+            raise left.pop()
+        return function(*args)
+
+    return call
 
 
 def test_no_row_waits_for_a_tier_whose_workers_all_hang():
