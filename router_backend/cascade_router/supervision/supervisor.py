@@ -75,6 +75,7 @@ class Supervisor:
         self._state = "starting"
         self._restarts = 0
         self._served = False
+        self._whole = False
 
     def report(self) -> dict[str, Any]:
         """Tell whether it serves, for machines; may be called from any thread."""
@@ -99,9 +100,9 @@ class Supervisor:
             ServerError: If it cannot even be started the first time.
         """
         self._clean("a predecessor")
-        deaths = 0
+        deaths = in_vain = 0
         while True:
-            began = self._clock()
+            began, self._whole = self._clock(), False
             try:
                 why = self._serve(stop, hurry)
             except (CascadeError, OSError) as error:  # later on, a full disk too, say
@@ -117,11 +118,12 @@ class Supervisor:
                 message = f"cascade-serve: {why}"
                 raise ServerError(message, hint="its log, above, says more")
             deaths = 1 if self._clock() - began >= self._pace.well_s else deaths + 1
-            if deaths > self._pace.deaths:
-                self._tell(f"server: {why}; given up after {deaths} times in a row")
+            in_vain = 0 if self._whole else in_vain + 1
+            if in_vain >= self._pace.starts:
+                self._tell(f"server: {why}; given up after {in_vain} starts in vain")
                 return 1
-            pause = self._pace.first_pause_s * 2.0 ** (deaths - 1)
-            pause = min(pause, self._pace.longest_pause_s)
+            longest = self._pace.longest_pause_s if in_vain else self._pace.served_pause_s
+            pause = min(self._pace.first_pause_s * 2.0 ** (deaths - 1), longest)
             self._tell(f"server: {why}; starting it anew in {pause:g} s")
             if stop.wait(pause):
                 return 0
@@ -176,6 +178,7 @@ class Supervisor:
             if server.ended is not None:
                 return f"tritonserver ended with status {server.ended}"
             watcher.step()
+            self._whole = self._whole or watcher.ward.ready
             alive = watcher.ward.fault is None or triton.live()
             if silence.too_long(alive):
                 return f"tritonserver gave no sign of life for {self._pace.silent_s:g} s"

@@ -27,10 +27,12 @@ class Pace:
         silent_s: A server may give no sign of life before it is started anew.
         drain_s: Requests under way may take after SIGTERM.
         stop_s: And the server to end after that.
-        deaths: Times a server may die in a row, each within ``well_s``, before it is given up.
+        starts: Times in a row that a server may end before all it serves has answered; then it is
+            given up.
         well_s: A server that ran so long has not died "in a row".
-        first_pause_s: Before a start after a death; doubled each time.
+        first_pause_s: Before a start after a death; doubled with each death in a row.
         longest_pause_s: And at most this.
+        served_pause_s: At most this after a server that served: it is needed back soon.
     """
 
     look_s: float = 3.0
@@ -39,10 +41,11 @@ class Pace:
     silent_s: float = 30.0
     drain_s: float = 20.0
     stop_s: float = 3.0
-    deaths: int = 5
+    starts: int = 5
     well_s: float = 60.0
     first_pause_s: float = 0.25
     longest_pause_s: float = 30.0
+    served_pause_s: float = 2.0
 
 
 class Watcher:

@@ -97,8 +97,25 @@ def test_a_dead_server_is_started_anew(world, clock):
     assert "server: tritonserver ended with status -9; starting it anew in 0.25 s" in world.told
 
 
+def test_a_server_that_serves_each_time_is_never_given_up(world, clock):
+    """However often it dies: it is needed back, after two seconds at the latest."""
+    lives = []
+
+    def live_and_die():
+        lives.append(world.supervisor.report()["ready"])
+        world.servers[-1].status = -9
+
+    stop = Script(clock, *[live_and_die, lambda: None] * 20)
+
+    assert world.supervisor.run(stop, threading.Event()) == 0
+
+    assert lives == [True] * 20
+    pauses = [float(line.split()[-2]) for line in world.told if "starting it anew" in line]
+    assert pauses == [0.25, 0.5, 1.0] + [2.0] * 17
+
+
 def test_a_server_that_keeps_dying_is_given_up(world, clock):
-    """After five times in a row, with growing pauses; exit status 1."""
+    """After five starts in vain, with growing pauses; exit status 1."""
     lives = iter([None] + [1] * 9)
     world.next = lambda: {"status": next(lives)}
 
@@ -112,7 +129,7 @@ def test_a_server_that_keeps_dying_is_given_up(world, clock):
     assert len(world.servers) == 6
     pauses = [float(line.split()[-2]) for line in world.told if "starting it anew" in line]
     assert pauses == [0.25, 0.5, 1.0, 2.0, 4.0]
-    assert "given up after 6 times" in world.told[-1]
+    assert "given up after 5 starts in vain" in world.told[-1]
 
 
 def test_a_server_that_never_served_is_an_error(world, clock):
