@@ -16,7 +16,7 @@ from .spec import TARGETS, Spec
 from .status_line import progress_lines
 
 if TYPE_CHECKING:
-    from .deploy import Deployment
+    from .deployment import Deployment
 
 __all__ = ["deploy", "rollback"]
 

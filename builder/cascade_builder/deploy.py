@@ -9,17 +9,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cascade_router.errors import BuildError, CascadeError, ServerError
+from cascade_router.policy import NAME
 
-from . import editions, layout, repository, targets
+from . import edition_configs, editions, layout, repository, targets
 from .build import Made, Work, alone
-from .deployed_policy import deployed_policy
+from .deployed_policy import Look, deployed_policy
+from .deployment import Deployment, nothing, report
 from .editions import Edition
-from .first_policy import Choice
 from .labels import labels
 from .laid_out import LaidOut, models_of
 from .locks import locked
@@ -31,42 +30,9 @@ from .swap import Swap
 from .triton_config import parse
 from .versions import Versions, changed_answers
 
-__all__ = ["Deployment", "deploy", "rollback"]
+__all__ = ["deploy", "rollback"]
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """What was done to a running cascade.
-
-    Attributes:
-        cascade: Its name.
-        url: Of the server.
-        action: ``deployed``, ``rolled back`` or ``nothing``.
-        router: Version of the router in force now.
-        before: Version that was in force; a rollback goes back to it.
-        experts: What became of each, by name: ``kept``, ``replaced``, ``added`` or ``removed``.
-        versions: Version of each expert in force, by name.
-        policy: What became of the policy.
-        checked: How many ``experts`` and ``answers`` were checked on golden rows.
-        seconds: Spent in all.
-    """
-
-    cascade: str
-    url: str
-    action: str
-    router: int
-    before: int
-    experts: Mapping[str, str] = field(default_factory=dict)
-    versions: Mapping[str, int] = field(default_factory=dict)
-    policy: str = "kept"
-    checked: Mapping[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """Write for machines."""
-        return asdict(self)
 
 
 def deploy(
@@ -110,20 +76,22 @@ def deploy(
         _same_target(now, resolved)
         tidy(folder)
         made = Work(spec, resolved, root, folder, tell, clock).made(limits)
+        in_force = Look(now.folder(root) / "policy.json")
         choice = deployed_policy(spec, made.built, root, policy, uncertified=uncertified)
         names = labels(spec)
         laid_out = LaidOut.of(spec, resolved, made.built, root, names, made.golden, choice)
-        if now.router_model not in {model.name for model in laid_out.write}:
-            return _nothing(now, server, clock() - start)
+        if _is_so(root, now, laid_out):
+            return nothing(now, server, clock() - start)
         versions = _versions(spec, made, root, now)
         models = {
             model.name: model
             for model in models_of(spec, resolved, made.built, choice, names, made.golden, versions)
         }
         _check_interface(root, models, now)
-        checked = _exchange(root, now, versions, models, server, tell)
+        last_look = in_force.again if policy is None else lambda: None
+        checked = _exchange(root, now, versions, models, Swap(root, server, tell), last_look, tell)
         new = Edition.in_force(root, spec.name)
-    return _report(now, new, server, "deployed", choice, checked, clock() - start)
+    return report(now, new, server, "deployed", choice, checked, clock() - start)
 
 
 def rollback(
@@ -148,6 +116,9 @@ def rollback(
             then serves on.
     """
     start = clock()
+    if NAME.fullmatch(cascade) is None:  # it becomes part of file names
+        message = f"{cascade!r} is no name of a cascade ({NAME.pattern})"
+        raise BuildError(message, hint="name it as its spec does")
     with locked(root, "repository", tell):
         now = _begin(root, cascade, server, tell)
         kept = editions.previous(root, now)
@@ -158,13 +129,13 @@ def rollback(
         editions.restore(root, kept)
         editions.write_previous(kept.folder(root), now.router)
         try:
-            checked = Swap(root, server, tell).run(now, kept, {})
+            checked = Swap(root, server, tell).run(now, kept)
         except BaseException:
             if Edition.in_force(root, cascade).router == now.router:
                 editions.retire(root, kept, now)
             raise
         editions.retire(root, now, kept)
-    return _report(now, kept, server, "rolled back", None, checked, clock() - start)
+    return report(now, kept, server, "rolled back", None, checked, clock() - start)
 
 
 def _begin(root: Path, cascade: str, server: Running, tell: Tell) -> Edition:
@@ -193,6 +164,15 @@ def _begin(root: Path, cascade: str, server: Running, tell: Tell) -> Edition:
         editions.retire(root, kept, now)
     editions.tidy(root, now)
     return now
+
+
+def _is_so(root: Path, now: Edition, laid_out: LaidOut) -> bool:
+    """Say whether what is in force is what the spec asks for, serving options included."""
+    if now.router_model in {model.name for model in laid_out.write}:
+        return False
+    said = edition_configs.said(root, now)
+    experts = [model for model in laid_out.models if model.name in now.experts]
+    return all(said[model.name] == _config(model) for model in experts)
 
 
 def _same_target(now: Edition, target: str) -> None:
@@ -225,19 +205,26 @@ def _check_interface(root: Path, models: Mapping[str, layout.Model], now: Editio
     Raises:
         BuildError: Names the first model, and what of its config.
     """
-    for name, model in models.items():
+    configs = {name: _config(model) for name, model in models.items()}
+    for name, changed in _changed_answers(root, configs, now):
+        message = f"{name}: its config differs in {', '.join(changed)}, for all its versions"
+        hint = "give the expert another name in the spec"
+        if name not in now.experts:
+            hint = "what clients send or get changes: build, and start the server anew"
+        raise BuildError(message, hint=hint)
+
+
+def _changed_answers(
+    root: Path, configs: Mapping[str, bytes], now: Edition
+) -> Iterator[tuple[str, list[str]]]:
+    """Name models whose config decides answers otherwise than the one that lies there."""
+    for name, content in configs.items():
         path = root / name / "config.pbtxt"
         if not path.is_file() or name == f"{now.cascade}_control":
             continue
-        content = model.files["config.pbtxt"]
-        assert isinstance(content, bytes)
         changed = changed_answers(parse(path.read_text(encoding="utf-8")), parse(content.decode()))
         if changed:
-            message = f"{name}: its config differs in {', '.join(changed)}, for all its versions"
-            hint = "give the expert another name in the spec"
-            if name not in now.experts:
-                hint = "what clients send or get changes: build, and start the server anew"
-            raise BuildError(message, hint=hint)
+            yield name, changed
 
 
 def _exchange(
@@ -245,11 +232,11 @@ def _exchange(
     now: Edition,
     versions: Versions,
     models: Mapping[str, layout.Model],
-    server: Running,
+    swap: Swap,
+    last_look: Callable[[], None],
     tell: Tell,
 ) -> dict[str, int]:
     """Lay the new edition beside the one in force, and let it take over."""
-    configs = {name: _config(model) for name, model in models.items()}
     with _discarded_on_failure(root, now, versions.router):
         tell("writing the new versions beside those in force")
         router = models[now.router_model]
@@ -262,7 +249,8 @@ def _exchange(
             if now.experts.get(model) != version
         ]
         repository.add(root, fresh)
-        checked = Swap(root, server, tell).run(now, new, configs)
+        edition_configs.keep(root, new, {name: _config(one) for name, one in models.items()})
+        checked = swap.run(now, new, last_look)
     editions.retire(root, now, new)
     editions.tidy(root, new)
     return checked
@@ -284,62 +272,18 @@ def _discarded_on_failure(root: Path, now: Edition, router: int) -> Iterator[Non
 
 def _not_built_over(root: Path, now: Edition, kept: Edition) -> None:
     """Refuse to go back to a version that a later build replaced in place."""
+    hint = "`cascade-builder deploy` the spec that you want"
     for model, version in kept.experts.items():
         over = now.experts.get(model) == version and now.digests[model] != kept.digests[model]
         if over:
             message = f"{root / model}: version {version} was built over since then"
-            raise BuildError(message, hint="`cascade-builder deploy` the spec that you want")
+            raise BuildError(message, hint=hint)
+    for name, changed in _changed_answers(root, edition_configs.kept(root, kept), now):
+        message = f"{root / name}: was built over since then, differs in {', '.join(changed)}"
+        raise BuildError(message, hint=hint)
 
 
 def _config(model: layout.Model) -> bytes:
     content = model.files["config.pbtxt"]
     assert isinstance(content, bytes)
     return content
-
-
-def _nothing(now: Edition, server: Running, seconds: float) -> Deployment:
-    return Deployment(
-        cascade=now.cascade,
-        url=server.url,
-        action="nothing",
-        router=now.router,
-        before=now.router,
-        experts={str(one["name"]): "kept" for one in now.manifest["experts"]},
-        versions={str(one["name"]): one["version"] for one in now.manifest["experts"]},
-        seconds=round(seconds, 2),
-    )
-
-
-def _report(
-    old: Edition,
-    new: Edition,
-    server: Running,
-    action: str,
-    choice: Choice | None,
-    checked: Mapping[str, int],
-    seconds: float,
-) -> Deployment:
-    before = {str(one["name"]): one for one in old.manifest["experts"]}
-    after = {str(one["name"]): one for one in new.manifest["experts"]}
-    experts = {}
-    for name in [*after, *(gone for gone in before if gone not in after)]:
-        if name not in after:
-            experts[name] = "removed"
-        elif name not in before:
-            experts[name] = "added"
-        else:
-            same = after[name]["version"] == before[name]["version"]
-            experts[name] = "kept" if same else "replaced"
-    said = "the one of that edition" if choice is None else f"{choice.action} ({choice.reason})"
-    return Deployment(
-        cascade=new.cascade,
-        url=server.url,
-        action=action,
-        router=new.router,
-        before=old.router,
-        experts=experts,
-        versions={name: one["version"] for name, one in after.items()},
-        policy=said,
-        checked=checked,
-        seconds=round(seconds, 2),
-    )

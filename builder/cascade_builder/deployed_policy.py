@@ -13,7 +13,32 @@ from .laid_out import chosen_policy
 from .manifest import Built
 from .spec import Spec
 
-__all__ = ["deployed_policy"]
+__all__ = ["Look", "deployed_policy"]
+
+
+class Look:
+    """A look at the policy in force; whoever writes one by hand asks no lock.
+
+    Args:
+        path: Its file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._bytes()
+
+    def again(self) -> None:
+        """Refuse to go on if it is another by now: it would be lost with its edition.
+
+        Raises:
+            BuildError: If it is.
+        """
+        if self._bytes() != self._seen:
+            message = f"{self._path}: the policy changed while a new edition was made"
+            raise BuildError(message, hint="run the command again: it then goes by the new policy")
+
+    def _bytes(self) -> bytes | None:
+        return self._path.read_bytes() if self._path.is_file() else None
 
 
 def deployed_policy(

@@ -4,6 +4,7 @@
     imagenet_router/2/               in force: policy, manifest, golden rows, ``previous.json``
     imagenet_router/1/               the one before, kept for a rollback
     imagenet_router/1/retired/       folders of experts that only the one before calls
+    imagenet_router/1/edition_configs/   what the configs of its models said
     imagenet_lite0/1/, 2/            versions of an expert
 
 Triton loads every folder of a repository that it is told to, so what is not in force and not kept
@@ -132,11 +133,13 @@ def next_version(root: Path, router: str, model: str) -> int:
 def retire(root: Path, kept: Edition, in_force: Edition) -> None:
     """Take experts that only the kept edition calls out of Triton's sight; unload them before."""
     for model in [name for name in kept.experts if name not in in_force.experts]:
-        if (root / model).is_dir():
-            place = kept.folder(root) / _RETIRED / model
+        here, place = root / model, kept.folder(root) / _RETIRED / model
+        if (here / str(kept.experts[model])).is_dir():
             shutil.rmtree(place, ignore_errors=True)
             place.parent.mkdir(exist_ok=True)
-            (root / model).rename(place)
+            here.rename(place)
+        elif here.is_dir():  # of an edition that never came into force; what was retired stays
+            _remove(root, model)
 
 
 def restore(root: Path, edition: Edition) -> None:
@@ -198,6 +201,8 @@ def discard(root: Path, cascade: str, version: int, stay: Sequence[Edition]) -> 
             gone.append(_remove(root, model))
         elif users and number not in [edition.experts[model] for edition in users]:
             gone.append(_remove(root, f"{model}/{number}"))
+            if not _versions(root / model):  # the others are retired; Triton wants no empty model
+                gone.append(_remove(root, model))
     # Last: it says what belongs to it, so that an interrupted removal can be completed.
     return [*gone, _remove(root, f"{cascade}_router/{version}")]
 

@@ -124,7 +124,7 @@ class GoldenCheck:
             How many answers were compared.
 
         Raises:
-            BuildError: If one differs from what policy and experts say.
+            BuildError: If one differs from what policy and experts say, or none can be compared.
             TierError: If it does not answer.
         """
         tiers = [np.asarray(logits[tier.name]) for tier in self.policy.tiers]
@@ -150,6 +150,13 @@ class GoldenCheck:
                     f"{point.name!r} otherwise than its experts and its policy say"
                 )
             compared += int(sure.sum())
+        if not compared:
+            message = (
+                f"{self.server.url}: no golden row can check the router (version "
+                f"{self.edition.router}): all lie at a gate or between two labels"
+            )
+            hint = "it was not switched to; give rows of every kind in [rows] of the spec"
+            raise BuildError(message, hint=hint)
         return compared
 
     def _sure(

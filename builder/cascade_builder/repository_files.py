@@ -21,7 +21,7 @@ _OURS = {
 _OUR_SUFFIXES = {".onnx", ".plan", ".pt2"}
 """What targets serve, whatever its name."""
 
-_OUR_FOLDERS = {"cascade_router", "experts", "__pycache__"}
+_OUR_FOLDERS = {"cascade_router", "edition_configs", "experts", "__pycache__"}
 
 
 def changed(root: Path, model: Model) -> str | None:

@@ -7,9 +7,11 @@
     settle     the router's old version is unloaded and, when it has answered all it had, its
                experts
 
-Until the switch whatever fails is undone by settling on the old edition; the switch itself is one
-file that is renamed. So at every moment the repository describes one edition that serves whole, in
-the server and after a restart.
+Whatever fails until the switch is done is undone: the configs, the ensemble's first, say again what
+they said, and the server settles on the edition that the ensemble names. The switch itself is one
+file that is renamed; what else the new edition's configs are to say lies beside its router by then.
+So at every moment the repository describes one edition that serves whole, in the server and after a
+restart.
 
 What Triton 2.51 does, tried under load without a failed request: a load with a new version folder
 loads the old version anew beside the running one and exchanges it when ready; a load that only
@@ -19,6 +21,7 @@ books, and its server-wide readiness stays false until that version was loaded o
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +29,7 @@ from typing import Any
 
 from cascade_router.errors import CascadeError, ServerError
 
+from . import edition_configs
 from .artifacts import written
 from .editions import Edition
 from .golden_check import GoldenCheck
@@ -56,42 +60,50 @@ class Swap:
         self._server = server
         self._tell = tell
 
-    def run(self, old: Edition, new: Edition, configs: Mapping[str, bytes]) -> dict[str, int]:
+    def run(
+        self, old: Edition, new: Edition, last_look: Callable[[], None] = lambda: None
+    ) -> dict[str, int]:
         """Let ``new`` take over from ``old``; both lie in the repository.
 
         Args:
-            old: Is in force.
-            new: Is to be.
-            configs: What the config of a model is to say in the end, by model; without an entry it
-                stays as it is but for the versions.
+            old: Is in force; what its configs say is kept beside it.
+            new: Is to be; so are its configs, as far as they are kept.
+            last_look: Called before the switch; what it raises stops it.
 
         Returns:
             How many ``experts`` were checked, and how many ``answers`` of the router.
 
         Raises:
             CascadeError: If ``new`` fails a check or cannot be loaded; ``old`` then serves on.
-                After the switch: if the old versions cannot be unloaded; ``new`` serves.
+                After the switch: if the old versions cannot be unloaded, or a config cannot be
+                loaded, which then says what it said before; ``new`` serves.
         """
         was_ready = self._server.ready()
+        before = edition_configs.said(self._root, old)
+        edition_configs.keep(self._root, old, before)
         try:
             checked = self._beside(old, new)
-            self._switch(old, new, configs)
+            last_look()
+            self._switch(old, new)
         except BaseException:
-            self._tell(f"going back: router version {old.router} stays in force")
-            self._put_back(old)
-            self.settle(old)
-            if was_ready:
-                self._clear_failures(old, new)
+            self._go_back(old, new, before, was_ready)
             raise
-        self.settle(new, configs)
+        self.settle(new)
         return checked
 
-    def settle(self, edition: Edition, configs: Mapping[str, bytes] | None = None) -> None:
+    def settle(self, edition: Edition) -> None:
         """Have the server run this edition, which the repository says is in force, and no other.
 
         Raises:
             ServerError: If something cannot be loaded or does not end.
         """
+        configs = edition_configs.kept(self._root, edition)
+        try:
+            self._settle(edition, configs)
+        finally:
+            edition_configs.applied(self._root, edition)
+
+    def _settle(self, edition: Edition, configs: Mapping[str, bytes]) -> None:
         states = self._server.states()
         for model, version in edition.models.items():
             if states.get(model, {}).get(version) != READY:
@@ -102,7 +114,7 @@ class Swap:
             self._server.load(edition.cascade)
         # The router first: what it has taken it still asks its experts for.
         for model in reversed(edition.models):
-            self._only(model, edition.models[model], (configs or {}).get(model))
+            self._only(model, edition.models[model], configs.get(model))
         ours = {f"{edition.cascade}_{part}" for part in ("router", "control", "preprocess")}
         for model, versions in self._server.states().items():
             left = model not in edition.models and model not in ours
@@ -111,12 +123,36 @@ class Swap:
                 self._server.unload(model)
                 self._gone(model, None)
 
-    def _put_back(self, edition: Edition) -> None:
-        """Have every config name this edition alone, whether a server is there to see it or not."""
-        for model, version in edition.models.items():
-            path = self._root / model / "config.pbtxt"
-            config = serving(parse(path.read_text(encoding="utf-8")), [version])
-            written(path, text(config).encode())
+    def _go_back(
+        self, old: Edition, new: Edition, before: Mapping[str, bytes], was_ready: bool
+    ) -> None:
+        """Serve the old edition alone again; what is in the way of that is told, not raised."""
+        switched = self._config(old.cascade).read_bytes() != before[old.cascade]
+        try:
+            self._put_back(before)
+        except CascadeError as exc:
+            self._tell(f"warning: {exc.message}")
+        # The old one, unless not even the ensemble's config could be written back: then the new
+        # one, whose checks it passed. Never may the router go that the ensemble calls.
+        try:
+            stays = Edition.in_force(self._root, old.cascade)
+            self._tell(f"going back: router version {stays.router} stays in force")
+            if switched:  # whatever became of the load, this one comes after it
+                self._server.load(old.cascade)
+            self.settle(stays)
+            if was_ready:
+                self._clear_failures(old, new)
+        except CascadeError as exc:
+            self._tell(f"warning: {exc.message}; the next command tries it again")
+
+    def _put_back(self, before: Mapping[str, bytes]) -> None:
+        """Have every config say what it said, whether a server is there to see it or not."""
+        for model, data in before.items():
+            if self._config(model).read_bytes() != data:
+                written(self._config(model), data)
+
+    def _config(self, model: str) -> Path:
+        return self._root / model / "config.pbtxt"
 
     def _siblings(self, edition: Edition) -> set[str]:
         """Name the experts of any edition that lies here: other cascades may share the prefix."""
@@ -155,19 +191,15 @@ class Swap:
             )
             raise ServerError(message, hint="give the repository that the server serves")
 
-    def _switch(self, old: Edition, new: Edition, configs: Mapping[str, bytes]) -> None:
+    def _switch(self, old: Edition, new: Edition) -> None:
         """Let the ensemble call the new router."""
         self._tell(f"switching to router version {new.router}")
         switched = self._carry_switch(old, new)
-        path = self._root / new.cascade / "config.pbtxt"
-        before = path.read_bytes()
-        config = pinned(parse(before.decode()), new.router_model, new.router)
-        written(path, configs.get(new.cascade, text(config).encode()))
-        try:
-            self._server.load(new.cascade)
-        except BaseException:
-            written(path, before)
-            raise
+        path = self._config(new.cascade)
+        config = pinned(parse(path.read_text(encoding="utf-8")), new.router_model, new.router)
+        kept = edition_configs.kept(self._root, new)
+        written(path, kept.get(new.cascade, text(config).encode()))
+        self._server.load(new.cascade)
         if self._switch_file(old) != switched:  # an operator was quicker
             self._carry_switch(old, new)
 
@@ -187,18 +219,23 @@ class Swap:
 
     def _serve(self, model: str, versions: set[int], base: bytes | None = None) -> None:
         """Write which versions of a model are served, and have the server look."""
-        path = self._root / model / "config.pbtxt"
+        path = self._config(model)
         config = serving(parse((base or path.read_bytes()).decode()), sorted(versions))
         written(path, text(config).encode())
         self._server.load(model)
 
     def _only(self, model: str, version: int, base: bytes | None) -> None:
         """Serve one version of a model, and wait until the others have answered what they had."""
-        path = self._root / model / "config.pbtxt"
-        now = path.read_bytes()
+        now = self._config(model).read_bytes()
         wanted = text(serving(parse((base or now).decode()), [version])).encode()
         if wanted != now or self._loaded(model) != {version}:
-            self._serve(model, {version}, base)
+            try:
+                self._serve(model, {version}, base)
+            except BaseException:
+                if base is not None:  # what cannot be loaded must not meet the next start either
+                    with contextlib.suppress(CascadeError):
+                        self._serve(model, {version}, now)
+                raise
         self._gone(model, version)
 
     def _loaded(self, model: str) -> set[int]:
@@ -246,7 +283,7 @@ class Swap:
                 self._serve(model, {old.models[model], version})
                 self._only(model, old.models[model], None)
                 return
-            config = parse((self._root / donor / "config.pbtxt").read_text(encoding="utf-8"))
+            config = parse(self._config(donor).read_text(encoding="utf-8"))
             config.name = model
             self._serve(model, {version}, text(config).encode())
             self._server.unload(model)

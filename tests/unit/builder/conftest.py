@@ -1,9 +1,16 @@
-"""A cascade of two tiny experts that builds in seconds: no package of weights is needed."""
+"""Cascades of two tiny experts that build in seconds: no package of weights is needed."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import toy_onnx
+from fake_running import FakeServer
+from toy_site import Site
+
+from cascade_builder.build import build
+from cascade_builder.spec import Spec
 
 EXPERTS = """
 import numpy as np
@@ -82,3 +89,19 @@ def write_toy() -> Callable[[Path], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def built_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a toy of two ONNX files, built."""
+    folder = tmp_path_factory.mktemp("toy")
+    spec = Spec.read(toy_onnx.write(folder))
+    build(spec, folder / "repository", artifacts_folder=folder / "build")
+    return folder
+
+
+@pytest.fixture
+def site(built_toy: Path, tmp_path: Path) -> Site:
+    """A copy of the built toy, and the server that serves it."""
+    shutil.copytree(built_toy, tmp_path / "toy")
+    return Site(tmp_path / "toy", FakeServer(tmp_path / "toy" / "repository"))

@@ -1,112 +1,25 @@
-"""Deploying to a server that may fail at any moment: it is a stand-in, the files are real."""
+"""Deploying to a running server: it is a stand-in, the files are real."""
 
-import dataclasses
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy_onnx
 from click.testing import CliRunner
-from fake_running import FakeServer
 from onnx_files import INPUTS, linear, save, two_layers
+from toy_site import MEDIUM, Site
 
-from cascade_builder.build import build
 from cascade_builder.cli import main
-from cascade_builder.deploy import Deployment, deploy, rollback
+from cascade_builder.deploy import deploy
 from cascade_builder.editions import Edition, previous
 from cascade_builder.golden import Golden
-from cascade_builder.running import READY
-from cascade_builder.spec import Spec
 from cascade_builder.triton_config import parse
-from cascade_router.errors import BuildError, PolicyError, ServerError
+from cascade_router.errors import BuildError, ServerError
 from cascade_router.manifest import read_manifest
 from cascade_router.policy import Policy
 from cascade_router.versions import folder_in_force, version_in_force
-
-MEDIUM = """
-[[expert]]
-name = "medium"
-onnx = "medium.onnx"
-
-[[expert]]
-name = "large"
-"""
-
-
-@dataclass
-class Site:
-    """A built toy and the server that serves it."""
-
-    folder: Path
-    server: FakeServer
-
-    @property
-    def root(self) -> Path:
-        return self.folder / "repository"
-
-    @property
-    def spec(self) -> Spec:
-        return Spec.read(self.folder / "cascade.toml")
-
-    def deploy(self, **options: object) -> Deployment:
-        return deploy(
-            self.spec, self.root, self.server, artifacts_folder=self.folder / "build", **options
-        )
-
-    def rollback(self) -> Deployment:
-        return rollback("toy", self.root, self.server)
-
-    def build(self, **options: object) -> object:
-        return build(self.spec, self.root, artifacts_folder=self.folder / "build", **options)
-
-    def replace(self, seed: int = 1) -> None:
-        """Give the small expert other weights."""
-        weights = np.random.default_rng(seed).standard_normal((INPUTS, 3))
-        save(linear(weights=weights), self.folder / "small.onnx")
-
-    def edit(self, old: str, new: str) -> None:
-        path = self.folder / "cascade.toml"
-        assert old in path.read_text()
-        path.write_text(path.read_text().replace(old, new, 1))
-
-    def add(self) -> None:
-        """Put an expert between the two that there are."""
-        save(two_layers(hidden=1024), self.folder / "medium.onnx")
-        self.edit('[[expert]]\nname = "large"\n', MEDIUM)
-
-    def loaded(self) -> dict[str, list[int]]:
-        """Say which versions answer."""
-        found = self.server.states().items()
-        out = {m: [v for v, state in versions.items() if state == READY] for m, versions in found}
-        return {model: versions for model, versions in out.items() if versions}
-
-    def whole(self) -> None:
-        """Every config names versions that are there, and the edition in force is served whole."""
-        for path in self.root.glob("*/config.pbtxt"):
-            for version in parse(path.read_text()).version_policy.specific.versions:
-                assert (path.parent / str(version)).is_dir(), path
-        edition = Edition.in_force(self.root, "toy")
-        loaded = self.loaded()
-        for model, version in edition.models.items():
-            assert version in loaded[model], model
-        assert self.server.step_version("toy", "toy_router") == edition.router
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("toy")
-    spec = Spec.read(toy_onnx.write(folder))
-    build(spec, folder / "repository", artifacts_folder=folder / "build")
-    return folder
-
-
-@pytest.fixture
-def site(built: Path, tmp_path: Path) -> Site:
-    shutil.copytree(built, tmp_path / "toy")
-    return Site(tmp_path / "toy", FakeServer(tmp_path / "toy" / "repository"))
 
 
 def test_a_replaced_expert_lies_beside_and_takes_over(site: Site) -> None:
@@ -224,180 +137,6 @@ def test_without_an_edition_before_there_is_no_way_back(site: Site) -> None:
         site.rollback()
 
 
-@pytest.mark.parametrize("broken", ["toy_small", "toy_router"])
-def test_what_answers_golden_rows_wrongly_is_not_switched_to(site: Site, broken: str) -> None:
-    """The old edition serves on, and the new one's files are gone."""
-    site.replace()
-    before = toy_onnx.tree(site.root)
-    site.server.broken.add((broken, 2))
-
-    with pytest.raises(BuildError, match="golden rows"):
-        site.deploy()
-
-    assert toy_onnx.tree(site.root) == before
-    assert site.loaded()[broken] == [1]
-    assert "load toy" not in site.server.calls
-    site.whole()
-
-
-def test_an_expert_that_cannot_be_loaded_leaves_the_server_ready(site: Site) -> None:
-    """Triton would call itself not ready for good; what failed is loaded once from sound files."""
-    site.add()
-    site.replace()
-    before = toy_onnx.tree(site.root)
-
-    def spoil(n: int) -> None:
-        if site.server.calls.count("load toy_medium") == 1:
-            (site.root / "toy_medium" / "1" / "model.onnx").write_bytes(b"unloadable")
-
-    site.server.fail = spoil
-    with pytest.raises(ServerError, match="load failed for model 'toy_medium'"):
-        site.deploy()
-
-    assert toy_onnx.tree(site.root) == before
-    assert site.server.ready()
-    assert "toy_medium" not in site.loaded()
-    site.whole()
-
-
-N_CALLS = 6
-"""Loads of a deployment that replaces one expert."""
-
-
-@pytest.mark.parametrize("at", range(2, N_CALLS + 1))
-def test_whichever_load_fails_one_edition_serves_whole(site: Site, at: int) -> None:
-    """Before the switch the old one, and its files are as they were; after it the new one."""
-    site.replace()
-    before = toy_onnx.tree(site.root)
-
-    def fail(n: int) -> None:
-        if n == at:
-            message = "out of memory"
-            raise ServerError(message)
-
-    site.server.fail = fail
-    with pytest.raises(ServerError, match="out of memory"):
-        site.deploy()
-    site.whole()
-
-    site.server.fail = lambda n: None
-    if at <= 4:
-        assert toy_onnx.tree(site.root) == before
-        assert site.deploy().action == "deployed"
-    else:
-        assert site.deploy().action == "nothing"
-    assert site.loaded()["toy_small"] == [2]
-    assert site.loaded()["toy_router"] == [2]
-
-
-@pytest.mark.parametrize("at", range(1, N_CALLS + 1))
-def test_a_server_that_dies_comes_back_with_one_whole_edition(site: Site, at: int) -> None:
-    """Whatever the moment: started anew on the repository as it then is, all of it loads."""
-    site.replace()
-
-    def die(n: int) -> None:
-        if n == at:
-            site.server.dead = True
-            site.server._alive()
-
-    site.server.fail = die
-    with pytest.raises(ServerError):
-        site.deploy()
-
-    site.server.fail = lambda n: None
-    site.server.start()
-    site.whole()
-    site.deploy()
-    assert site.loaded()["toy_small"] == [2]
-    site.whole()
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing is undone."""
-
-
-@pytest.mark.parametrize("at", range(2, N_CALLS + 1))
-def test_a_deployment_that_is_killed_is_completed_by_the_next(site: Site, at: int) -> None:
-    """What it left serves whole, and does not stay."""
-    site.replace()
-
-    def kill(n: int) -> None:
-        if n == at:
-            shutil.copytree(site.root, site.folder / "as_it_was")  # the dead do not clean up
-            raise Killed
-
-    site.server.fail = kill
-    with pytest.raises(Killed):
-        site.deploy()
-    shutil.rmtree(site.root)
-    (site.folder / "as_it_was").rename(site.root)
-    site.server.fail = lambda n: None
-    site.server.start()
-    site.whole()
-
-    site.replace(seed=2)
-    done = site.deploy()
-    assert done.action == "deployed"
-    site.whole()
-    kept = previous(site.root, Edition.in_force(site.root, "toy"))
-    assert kept is not None
-    names = {int(path.name) for path in (site.root / "toy_small").glob("[0-9]*")}
-    assert names == {done.versions["small"], kept.experts["toy_small"]}
-
-
-def certified(site: Site) -> Policy:
-    """Put a policy with a certificate in force."""
-    path = folder_in_force(site.root, "toy") / "policy.json"
-    policy = Policy.read(path)
-    point = dataclasses.replace(policy.points[0], certificate={"promise": "agreement"})
-    made = dataclasses.replace(policy, points=(point,), provenance={"made_by": "calibrate"})
-    path.write_text(made.to_json())
-    return made
-
-
-def test_a_certificate_is_not_lost_unasked(site: Site) -> None:
-    """A policy that is certified for other experts stops a deployment, unless it may."""
-    certified(site)
-    site.replace()
-    before = toy_onnx.tree(site.root)
-
-    with pytest.raises(BuildError, match="certified, and the old one was made for another 'small'"):
-        site.deploy()
-    assert toy_onnx.tree(site.root) == before
-
-    assert site.deploy(uncertified=True).policy.startswith("replaced")
-    site.rollback()
-    assert Policy.read(folder_in_force(site.root, "toy") / "policy.json").certified
-
-
-def test_a_policy_for_the_new_experts_is_brought_along(site: Site, tmp_path: Path) -> None:
-    """And one for others is refused."""
-    foreign = tmp_path / "foreign.json"
-    foreign.write_text(certified(site).to_json())
-    site.replace()
-    with pytest.raises(PolicyError, match="made for tiers small"):
-        site.deploy(policy=foreign)
-
-    build(site.spec, tmp_path / "next", artifacts_folder=site.folder / "build")
-    path = folder_in_force(tmp_path / "next", "toy") / "policy.json"
-    fitting = dataclasses.replace(Policy.read(path), provenance={"made_by": "calibrate"})
-    path.write_text(fitting.to_json())
-
-    assert site.deploy(policy=path).policy.startswith("given")
-    served = Policy.read(folder_in_force(site.root, "toy") / "policy.json")
-    assert served.provenance == {"made_by": "calibrate"}
-
-
-def test_the_operators_default_point_survives(site: Site) -> None:
-    """Switching experts is no reason to switch the point back."""
-    switch = json.dumps({"default": "half", "changes": []})
-    (folder_in_force(site.root, "toy") / "switch.json").write_text(switch)
-    site.replace()
-    site.deploy()
-
-    assert (site.root / "toy_router" / "2" / "switch.json").read_text() == switch
-
-
 def test_what_two_versions_cannot_differ_in_is_refused(site: Site) -> None:
     """The batch size stands in the config, which all versions of a model share."""
     site.edit("max_batch = 8", "max_batch = 16")
@@ -418,6 +157,37 @@ def test_serving_options_are_deployed_too(site: Site) -> None:
     config = parse((site.root / "toy_large" / "config.pbtxt").read_text())
     assert config.instance_group[0].count == 2
     assert site.build().nothing_done
+
+
+def instances(site: Site, model: str) -> int:
+    """Say how many instances of a model its config asks for."""
+    return parse((site.root / model / "config.pbtxt").read_text()).instance_group[0].count
+
+
+def test_a_rollback_takes_serving_options_back(site: Site) -> None:
+    """They are part of an edition, as the versions are; a second rollback brings them again."""
+    before = (site.root / "toy_large" / "config.pbtxt").read_bytes()
+    site.edit('name = "large"\n', 'name = "large"\ninstances = 2\n')
+    site.deploy()
+
+    for count in (1, 2, 1):
+        site.rollback()
+        assert instances(site, "toy_large") == count
+        site.whole()
+    assert (site.root / "toy_large" / "config.pbtxt").read_bytes() == before
+    assert site.loaded()["toy_large"] == [1]
+
+
+def test_a_config_that_somebody_changed_is_deployed_again(site: Site) -> None:
+    """Though nothing else differs from what the spec asks for."""
+    path = site.root / "toy_large" / "config.pbtxt"
+    path.write_text(path.read_text().replace("count: 1", "count: 3"))
+    assert instances(site, "toy_large") == 3
+
+    assert site.deploy().action == "deployed"
+    assert instances(site, "toy_large") == 1
+    assert site.deploy().action == "nothing"
+    site.whole()
 
 
 def test_options_of_the_router_belong_to_its_version(site: Site) -> None:
@@ -443,6 +213,19 @@ def test_a_build_over_what_is_served_stops_the_way_back(site: Site) -> None:
 
     with pytest.raises(BuildError, match="version 1 was built over"):
         site.rollback()
+
+
+def test_what_clients_send_cannot_be_rolled_back(site: Site) -> None:
+    """A build that changed it since then changed it for all versions."""
+    site.edit("[[point]]", "[router]\nabstain_below = 0.6\n\n[[point]]")
+    site.deploy()
+    site.edit("max_batch = 8", "max_batch = 16")
+    site.build()
+    site.server.start()
+
+    with pytest.raises(BuildError, match="differs in max_batch_size"):
+        site.rollback()
+    site.whole()
 
 
 def test_a_server_of_another_repository_is_refused(site: Site, tmp_path: Path) -> None:
@@ -483,3 +266,31 @@ def test_missing_golden_rows_are_no_traceback(tmp_path: Path) -> None:
     """A repository that lost them is built again."""
     with pytest.raises(BuildError, match="golden rows cannot be read"):
         Golden.read(tmp_path / "golden.npz")
+
+
+def test_a_router_that_no_golden_row_can_check_is_not_switched_to(site: Site) -> None:
+    """Where every row lies at a gate, that no answer is wrong says nothing."""
+    generator = np.random.default_rng(0)
+    weights = generator.standard_normal((1024, 1)) / 32 + np.zeros((1, 3))
+    large = two_layers(hidden=1024)
+    large.graph.initializer[0].CopyFrom(linear(weights=weights).graph.initializer[0])
+    save(large, site.folder / "large.onnx")
+    small = np.repeat(generator.standard_normal((INPUTS, 1)), 3, axis=1)
+    save(linear(weights=small), site.folder / "small.onnx")
+
+    with pytest.raises(BuildError, match="no golden row"):
+        site.deploy()
+    assert Edition.in_force(site.root, "toy").router == 1
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", "", "toy\n"])
+def test_a_rollback_of_what_is_no_name_touches_nothing(site: Site, name: str) -> None:
+    """It becomes part of file names, journals of interrupted builds among them."""
+    (site.folder / "outside.journal").write_text("{}")
+    before = toy_onnx.tree(site.folder)
+    arguments = ["rollback", name, "--repository", str(site.root)]
+    result = CliRunner().invoke(main, arguments)
+
+    assert result.exit_code == 1
+    assert "is no name of a cascade" in result.stderr
+    assert toy_onnx.tree(site.folder) == before
