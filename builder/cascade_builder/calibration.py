@@ -14,6 +14,7 @@ from cascade_router.errors import BuildError, CalibrationError, RecordsError
 from cascade_router.policy import Policy
 
 from . import policy_file
+from .locks import locked
 from .manifest import file_digest
 from .records import Records
 from .spec import Spec
@@ -154,9 +155,11 @@ def calibrate_spec(
         clock: Seconds.
 
     Raises:
-        CalibrationError: If records and repository do not fit, or nothing can be certified.
+        CalibrationError: If records and repository do not fit, or no longer do in the end, or
+            nothing can be certified.
         RecordsError: If the records cannot be read.
-        BuildError: If a package is missing or a file cannot be written.
+        BuildError: If a package is missing, a file cannot be written, or a build or deployment is
+            using the repository.
     """
     start = clock()
     _check_packages()
@@ -168,18 +171,22 @@ def calibrate_spec(
     policy, verdict = _calibrated(
         records, wish, asked, _provenance(spec, records, records_file, now)
     )
-    folder = policy_file.router_folder(spec, repository)
     page = None
     if report is not None:
         tell("drawing the report")
+        folder = policy_file.router_folder(spec, repository)
         page = _reported(report, verdict, policy.provenance, folder, dry_run=dry_run)
-    notes: list[str] = []
-    if verdict.cascade_pays or force:
-        placed = policy_file.place(policy, folder, dry_run=dry_run)
-        action, way_out = placed.action, None
-        notes += _notes(placed, folder, policy.point_names)
-    else:
-        action, way_out = "not written", _way_out(spec, verdict)
+    # Only now: what serves may be changed, or taken back, while a calibration is under way.
+    with locked(repository, "repository", tell):
+        policy_file.check_fits(records, spec, repository)
+        folder = policy_file.router_folder(spec, repository)
+        notes: list[str] = []
+        if verdict.cascade_pays or force:
+            placed = policy_file.place(policy, folder, dry_run=dry_run)
+            action, way_out = placed.action, None
+            notes += _notes(placed, folder, policy.point_names)
+        else:
+            action, way_out = "not written", _way_out(spec, verdict)
     return Outcome(
         verdict=verdict,
         policy=action,
