@@ -15,6 +15,7 @@ import oracle
 import pytest
 import toy_onnx
 from onnx_files import INPUTS, linear, save, two_layers
+from tritonclient.grpc import InferenceServerClient
 
 from cascade_builder.build import build
 from cascade_builder.deploy import deploy, rollback
@@ -259,6 +260,63 @@ def test_an_expert_that_cannot_be_loaded_leaves_the_server_ready(site, editions)
 
     check(load, editions)
     assert site.reached.ready()
+
+
+class Interrupted(TritonServer):
+    """A server whose operator presses Ctrl-C the moment that the ensemble is loaded."""
+
+    def load(self, model):
+        super().load(model)
+        if model == "toy":
+            self.load = super().load
+            raise KeyboardInterrupt
+
+
+def test_a_deployment_that_is_interrupted_after_the_switch_goes_back(site, editions):
+    """The ensemble is loaded anew before the router that it called is taken out of service."""
+    site.replace()
+    with Load(site.server.grpc_url) as load:
+        with pytest.raises(KeyboardInterrupt):
+            site.deploy(Interrupted(site.server.grpc_url))
+        time.sleep(0.3)
+        since = time.monotonic()
+        time.sleep(0.3)
+
+    assert site.truth() == editions[0][1]
+    late = [(row, answer) for start, row, answer in load.answers if start > since]
+    assert load.errors == []
+    assert len(late) > 10
+    assert all(same(answer, editions[0][1][row]) for row, answer in late)
+    assert site.reached.ready()
+    assert {len(_ready(versions)) for versions in site.reached.states().values()} <= {0, 1}
+
+
+def _ready(versions):
+    return [version for version, state in versions.items() if state == "READY"]
+
+
+def test_serving_options_are_rolled_back_in_the_server(site):
+    """They are part of an edition: Triton's own config says so."""
+    path = site.folder / "cascade.toml"
+    text = path.read_text()
+    with CascadeClient(site.server.grpc_url, "toy") as client:
+        before = client.infer(ROWS)
+    try:
+        path.write_text(text.replace('name = "large"\n', 'name = "large"\ninstances = 2\n'))
+        site.deploy()
+        assert _instances(site) == 2
+        site.rollback()
+        assert _instances(site) == 1
+    finally:
+        path.write_text(text)
+    with CascadeClient(site.server.grpc_url, "toy") as client:
+        after = client.infer(ROWS)
+    assert [(one.tier, one.label) for one in after] == [(one.tier, one.label) for one in before]
+
+
+def _instances(site):
+    with InferenceServerClient(site.server.grpc_url) as client:
+        return client.get_model_config("toy_large").config.instance_group[0].count
 
 
 def _sources(tree):
