@@ -35,8 +35,12 @@ class FakeTriton:
 
     Attributes:
         faults: What a model's canary gets instead of an answer; loading it anew cures it.
+        through: What a tier's model gets when it is asked through its cascade, but not alone.
         incurable: Models that a load does not cure.
+        refused: Models whose load is refused before it begins; the index keeps the reason it had.
         unloaded: Models that are not loaded, and why.
+        versions: Of models that have more than one.
+        in_force: Which versions the control model tells; a model that is not here is not told.
         work: What models have run.
         down: Whether nothing answers.
         log: Loads and unloads, in order.
@@ -44,8 +48,12 @@ class FakeTriton:
 
     def __init__(self):
         self.faults = {}
+        self.through = {}
         self.incurable = set()
+        self.refused = set()
         self.unloaded = {}
+        self.versions = {}
+        self.in_force = {}
         self.work = {}
         self.down = False
         self.log = []
@@ -68,11 +76,12 @@ class FakeTriton:
         return [
             Version(
                 model=name,
-                version="1",
+                version=version,
                 state="UNAVAILABLE" if name in self.unloaded else "READY",
                 reason=self.unloaded.get(name, ""),
             )
             for name in self.models
+            for version in self.versions.get(name, ["1"])
         ]
 
     def known(self, model):
@@ -93,11 +102,13 @@ class FakeTriton:
     def load(self, models, timeout_s):
         self.log.append(("load", *models))
         failed = {name: "no such file" for name in models if name in self.incurable}
-        for name in set(models) - set(failed):
+        refused = {name: "failed to poll" for name in models if name in self.refused}
+        for name in set(models) - set(failed) - set(refused):
             self.unloaded.pop(name, None)
             self.faults.pop(name, None)
+            self.through.pop(name, None)
         self.unloaded |= failed
-        return failed
+        return failed | refused
 
     def close(self):
         self.log.append(("close",))
@@ -105,7 +116,7 @@ class FakeTriton:
     def _reply(self, ask):
         model = ask.model
         if model == "pitch_control" and model not in self.faults:
-            text = json.dumps({"policy": {"tiers": [{"model": m} for m in self.tiers]}}).encode()
+            text = json.dumps(self._shown()).encode()
             outputs = {"REPLY": struct.pack("<I", len(text)) + text}
             return Reply(outcome=Outcome.ANSWERED, outputs=outputs)
         chain = [model]
@@ -117,7 +128,21 @@ class FakeTriton:
                 return Reply(outcome=Outcome.FAILED, why=f"Model '{part}' is not ready.")
             if part in self.faults:
                 return self.faults[part]
+            if part in self.through and part != model:
+                return self.through[part]
         return ANSWERED
+
+    def _shown(self):
+        experts = [
+            {"model": name, "version": int(self.in_force[name])}
+            for name in self.tiers
+            if name in self.in_force
+        ]
+        told = {"policy": {"tiers": [{"model": m} for m in self.tiers]}}
+        told["manifest"] = {"experts": experts}
+        if "pitch_router" in self.in_force:
+            told["router_version"] = int(self.in_force["pitch_router"])
+        return told
 
 
 class FakeServer:

@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from .triton import Ask, Known, Outcome, Port, Reply
 
-__all__ = ["ask_model", "ask_tier", "cascades_of", "show_of", "tiers_shown"]
+__all__ = ["Shown", "ask_model", "ask_tier", "cascades_of", "shown"]
 
 Array = npt.NDArray[Any]
 
@@ -79,21 +80,40 @@ def cascades_of(known: Mapping[str, Known]) -> dict[str, Known]:
     return found
 
 
-def show_of(cascade: str) -> Ask:
-    """Ask a cascade's control model what its policy is."""
-    command = np.array([json.dumps({"do": "show"}).encode()], dtype=object)
-    return Ask(model=f"{cascade}_control", arrays={"COMMAND": command})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a control model tells of its cascade.
+
+    Attributes:
+        tiers: Models of the tiers, cheapest first; empty: not told.
+        in_force: Which version of a model answers clients, by model; those that are told.
+    """
+
+    tiers: tuple[str, ...] = ()
+    in_force: Mapping[str, str] = field(default_factory=dict)
 
 
-def tiers_shown(reply: Reply) -> list[str]:
-    """Read the models of the tiers, cheapest first, from that reply; empty where it has none."""
+def shown(cascade: str, reply: Reply) -> Shown:
+    """Read the reply of a cascade's control model; what it does not tell stays empty."""
     raw = reply.outputs.get("REPLY", b"")
     if reply.outcome is not Outcome.ANSWERED or len(raw) < 4:
-        return []
+        return Shown()
     try:
-        return [str(tier["model"]) for tier in json.loads(raw[4:])["policy"]["tiers"]]
-    except (ValueError, KeyError, TypeError):
-        return []
+        told = json.loads(raw[4:])
+        return Shown(
+            tiers=tuple(str(tier["model"]) for tier in told["policy"]["tiers"]),
+            in_force=_in_force(cascade, told),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Shown()
+
+
+def _in_force(cascade: str, told: Mapping[str, Any]) -> dict[str, str]:
+    experts = told.get("manifest", {}).get("experts", ())
+    found = {str(one["model"]): str(one["version"]) for one in experts if "version" in one}
+    if "router_version" in told:
+        found[f"{cascade}_router"] = str(told["router_version"])
+    return found
 
 
 def _row(port: Port) -> Array | None:

@@ -32,7 +32,8 @@ class Patience:
             for a while.
         failing_s: It answers, with errors: loading it anew may help, or not.
         first_pause_s: After a try; doubled each time.
-        longest_pause_s: And at most this.
+        longest_pause_s: And at most this, while it cannot be loaded.
+        revived_pause_s: At most this after a load that succeeds: what dies again serves in between.
         well_s: Served so long, the pauses begin anew.
     """
 
@@ -41,6 +42,7 @@ class Patience:
     failing_s: float = 30.0
     first_pause_s: float = 0.5
     longest_pause_s: float = 30.0
+    revived_pause_s: float = 4.0
     well_s: float = 60.0
 
 
@@ -64,8 +66,11 @@ class Health:
     _failures: int = 0
     _bad_since: float = 0.0
     _wait_s: float = 0.0
-    _tries: int = 0
+    _revived: int = 0
+    _failed_loads: int = 0
     _next_try: float = 0.0
+    _ours: bool = False
+    _accused_until: float = 0.0
 
     def observe(self, reply: Reply, *, own: bool, works: bool, now: float) -> None:
         """Take in how a canary fared.
@@ -76,6 +81,7 @@ class Health:
             works: Whether the model has run anything since the last look: late is then busy.
             now: Seconds.
         """
+        self._ours = False
         match reply.outcome:
             case Outcome.ANSWERED:
                 self._well(now)
@@ -93,10 +99,13 @@ class Health:
             case Outcome.LATE:
                 self._fail(reply.why, self.patience.silent_s, now)
             case _:
+                # Of several processes one is dead: what the others answer meanwhile clears nothing.
+                self._accused_until = now + 2 * self.patience.dead_s
                 self._fail(reply.why, self.patience.dead_s, now)
 
     def loaded(self, now: float) -> None:
         """It is loaded, and no canary can be made for it."""
+        self._ours = False
         if self.state in (State.UNLOADED, State.REVIVING):
             self._turn(State.UNCHECKED, "", now)
 
@@ -111,11 +120,15 @@ class Health:
 
     def gone(self, why: str, now: float) -> None:
         """It is not loaded: on purpose, or because a load failed."""
-        if why in ("", "unloaded"):
+        if why not in ("", "unloaded"):
+            self._ours = False
+            self._fail(why, self.patience.dead_s, now)
+        elif self._ours:
+            # Unloaded by ourselves, and refused before a load began: the server knows no other why.
+            self._fail(self.why or "its load failed", self.patience.dead_s, now)
+        else:
             self._forget()
             self._turn(State.UNLOADED, "", now)
-        else:
-            self._fail(why, self.patience.dead_s, now)
 
     def due(self, now: float) -> bool:
         """Say whether it is to be loaded anew now."""
@@ -132,7 +145,8 @@ class Health:
         return self.state in (State.SERVING, State.UNCHECKED)
 
     def begin(self, now: float) -> None:
-        """It is being loaded anew."""
+        """It is being loaded anew, for which it is unloaded."""
+        self._ours = True
         self._turn(State.REVIVING, self.why, now)
 
     def end(self, fault: str | None, now: float) -> None:
@@ -143,25 +157,27 @@ class Health:
             now: Seconds.
         """
         p = self.patience
-        pause = min(p.first_pause_s * 2.0 ** min(self._tries, 30), p.longest_pause_s)
-        self._tries += 1
-        self._next_try = now + pause
         if fault is None:
+            self._next_try = now + _pause(p.first_pause_s, self._revived, p.revived_pause_s)
+            self._revived, self._failed_loads = self._revived + 1, 0
             self.revivals += 1
-            self._lost, self._failures = False, 0
+            self._lost = self._ours = False
+            self._failures, self._accused_until = 0, 0.0
             self._turn(State.REVIVING, "loaded anew", now)
         else:
+            self._next_try = now + _pause(p.first_pause_s, self._failed_loads, p.longest_pause_s)
+            self._failed_loads += 1
             self._failures = max(self._failures, 2)
             self._wait_s = 0.0
             self._turn(State.SICK, fault, now)
 
     def _well(self, now: float) -> None:
-        if self._lost:
+        if self._lost or now < self._accused_until:
             return
         self._failures = 0
         self._turn(State.SERVING, "", now)
         if now - self.since >= self.patience.well_s:
-            self._tries = 0
+            self._revived = 0
 
     def _fail(self, why: str, wait_s: float, now: float) -> None:
         if self._failures == 0:
@@ -172,16 +188,21 @@ class Health:
 
     def _blame(self, state: State, why: str, now: float) -> None:
         """Another model is at fault, or nobody: this one is not revived for it."""
-        if self._lost:
+        if self._lost or now < self._accused_until:
             return
         self._failures = 0
         self._turn(state, why, now)
 
     def _forget(self) -> None:
-        self._failures = self._tries = 0
+        self._failures = self._revived = self._failed_loads = 0
         self._proven = self._lost = False
+        self._accused_until = 0.0
 
     def _turn(self, state: State, why: str, now: float) -> None:
         if state is not self.state:
             self.since = now
         self.state, self.why = state, why
+
+
+def _pause(first_s: float, before: int, longest_s: float) -> float:
+    return min(first_s * 2.0 ** min(before, 30), longest_s)

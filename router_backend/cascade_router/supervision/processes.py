@@ -84,11 +84,13 @@ class Stub:
     Attributes:
         process: It.
         model: The model; empty where it died before it was first seen.
+        version: Of the model.
         region: Name of its shared memory.
     """
 
     process: Process
     model: str = ""
+    version: str = ""
     region: str = ""
 
     @property
@@ -131,8 +133,9 @@ def stubs_of(server: int) -> list[Stub]:
             continue
         # STUB .../MODEL/VERSION/model.py REGION ...
         if process.program == _STUB and len(process.arguments) > 2:
-            folder = Path(process.arguments[1]).parent.parent
-            found.append(Stub(process=process, model=folder.name, region=process.arguments[2]))
+            folder, region = Path(process.arguments[1]).parent, process.arguments[2]
+            model, version = folder.parent.name, folder.name
+            found.append(Stub(process=process, model=model, version=version, region=region))
         elif process.state == "Z":
             found.append(Stub(process=process))
     return found

@@ -106,11 +106,13 @@ class Ask:
         model: The model.
         arrays: Inputs by name, batch included; object arrays of bytes are BYTES.
         parameters: Whole numbers.
+        version: Of the model; empty: the newest.
     """
 
     model: str
     arrays: Mapping[str, Array]
     parameters: Mapping[str, int] = field(default_factory=dict)
+    version: str = ""
 
 
 class Triton(Protocol):
@@ -158,6 +160,7 @@ class GrpcTriton:
         address: ``host:port``.
         control_key: Where its model control is guarded.
         give_up: Whether to wait no longer for a load.
+        hurry: Whether to wait no longer for an unload either.
     """
 
     def __init__(
@@ -166,6 +169,7 @@ class GrpcTriton:
         control_key: str | None = None,
         *,
         give_up: Callable[[], bool] = lambda: False,
+        hurry: Callable[[], bool] = lambda: False,
     ) -> None:
         import grpc
         from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -175,7 +179,7 @@ class GrpcTriton:
         self._cancelled = grpc.FutureCancelledError
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._give_up = give_up
+        self._give_up, self._hurry = give_up, hurry
         self._metadata = [] if control_key is None else [(GRPC_HEADER, control_key)]
 
     def live(self) -> bool:
@@ -245,7 +249,8 @@ class GrpcTriton:
     def unload(self, models: Sequence[str]) -> dict[str, str]:
         """Unload models at once; say by model what went wrong."""
         request = self._pb.RepositoryModelUnloadRequest
-        return self._control(self._stub.RepositoryModelUnload, request, models, 10.0)
+        unload = self._stub.RepositoryModelUnload
+        return self._control(unload, request, models, 10.0, self._hurry)
 
     def load(self, models: Sequence[str], timeout_s: float) -> dict[str, str]:
         """Load models at once; say by model what went wrong."""
@@ -263,7 +268,7 @@ class GrpcTriton:
         request: Any,
         models: Sequence[str],
         timeout_s: float,
-        give_up: Callable[[], bool] = lambda: False,
+        give_up: Callable[[], bool],
     ) -> dict[str, str]:
         metadata = self._metadata
         calls = {
@@ -285,7 +290,9 @@ class GrpcTriton:
         return faults
 
     def _infer(self, ask: Ask) -> Any:
-        request = self._pb.ModelInferRequest(model_name=ask.model, id="canary")
+        request = self._pb.ModelInferRequest(
+            model_name=ask.model, model_version=ask.version, id="canary"
+        )
         for name, array in ask.arrays.items():
             request.inputs.add(name=name, datatype=_datatype(array), shape=array.shape)
             request.raw_input_contents.append(_raw(array))

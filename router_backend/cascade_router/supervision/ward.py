@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from .canary import ask_model, ask_tier, cascades_of, tiers_shown
+from .canary import Shown, ask_model, ask_tier, cascades_of, shown
 from .health import Health, Patience, State
+from .processes import Stub
 from .stub_watch import StubWatch
 from .triton import Ask, Known, Outcome, Reply, Triton, Version
 
@@ -54,7 +56,7 @@ class Ward:
         self._health: dict[str, Health] = {}
         self._known: dict[str, Known] = {}
         self._versions: dict[str, tuple[str, ...]] = {}
-        self._tiers: dict[str, list[str]] = {}
+        self._shown: dict[str, Shown] = {}
         self._chains: dict[str, list[str | None]] = {}
         self._work: dict[str, int] = {}
         self._told: dict[str, str] = {}
@@ -82,7 +84,7 @@ class Ward:
                 cascade: [
                     {"tier": k, "model": model, "serves": why is None, "why": why or ""}
                     for k, (model, why) in enumerate(
-                        zip(self._tiers.get(cascade, []), chain, strict=False)
+                        zip(self._shown.get(cascade, Shown()).tiers, chain, strict=False)
                     )
                 ]
                 for cascade, chain in sorted(self._chains.items())
@@ -91,7 +93,8 @@ class Ward:
 
     def glance(self) -> bool:
         """Look for dead processes only, which costs next to nothing; say whether there are new."""
-        found = self._stubs.dead() if self._stubs is not None else []
+        dead = self._stubs.dead() if self._stubs is not None else []
+        found = [stub for stub in dead if not self._on_trial(stub)]
         now = self._clock()
         for stub in found:
             health = self._health.get(stub.model)
@@ -128,11 +131,12 @@ class Ward:
                 health.loaded(now)
             else:
                 health.observe(reply, own=self._is_own(name, reply), works=name in worked, now=now)
-        self._name_culprits(replies.values(), now)
+        self._name_culprits(replies, now)
         self._judge({key: replies[key] for key in chains}, worked)
-        for cascade in self._tiers:
-            shown = tiers_shown(replies.get((f"{cascade}_control", _ALONE), _NOTHING))
-            self._tiers[cascade] = shown or self._tiers[cascade]
+        for cascade in self._shown:
+            told = shown(cascade, replies.get((f"{cascade}_control", _ALONE), _NOTHING))
+            if told.tiers:
+                self._shown[cascade] = told
         self._announce()
 
     def revive(self) -> bool:
@@ -162,8 +166,11 @@ class Ward:
         self._triton.unload(names)
         faults = self._triton.load(names, LOAD_S)
         above = sorted(before - self._loaded() - set(names), key=self._rank)
-        if above:  # an ensemble mostly comes back by itself with what it is made of
-            self._triton.load(above, LOAD_S)
+        # An ensemble mostly comes back by itself with what it is made of; ours to repair if not.
+        for name, fault in self._triton.load(above, LOAD_S).items() if above else ():
+            if name in self._health:
+                self._health[name].begin(self._clock())
+                self._health[name].end(fault, self._clock())
         if self._stubs is not None:
             self._stubs.forget(names)
         for health in group:
@@ -171,7 +178,20 @@ class Ward:
         self._announce()
 
     def _up(self, model: str) -> bool:
-        return self._health[model].state is not State.UNLOADED
+        return model in self._versions
+
+    def _in_force(self, model: str) -> str | None:
+        """Say which version of a model answers clients, if it is loaded and its cascade tells."""
+        told = (one.in_force.get(model) for one in self._shown.values())
+        return next((v for v in told if v in self._versions.get(model, ())), None)
+
+    def _on_trial(self, stub: Stub) -> bool:
+        """Say whether a process is of a version beside the one in force.
+
+        A deployment tries it, and takes it away if it fails; loading the model anew would take
+        both away from clients.
+        """
+        return self._in_force(stub.model) not in (None, stub.version)
 
     def _loaded(self) -> set[str]:
         index = self._triton.index()
@@ -189,7 +209,8 @@ class Ward:
             if not loaded:
                 if name in self._health:  # what was never loaded is nobody's loss
                     self._known.pop(name, None)
-                    self._health[name].gone("; ".join({v.reason for v in found}), now)
+                    self._versions.pop(name, None)
+                    self._health[name].gone("; ".join(sorted({v.reason for v in found})), now)
                 continue
             if name not in self._known or self._versions.get(name) != loaded:
                 known = self._triton.known(name)
@@ -203,16 +224,19 @@ class Ward:
         for name in set(self._health) - set(versions):
             del self._health[name]
             self._known.pop(name, None)
+            self._versions.pop(name, None)
         return ready
 
     def _chain_asks(self, ready: Mapping[str, Known]) -> dict[tuple[str, int], Ask]:
         asks: dict[tuple[str, int], Ask] = {}
         cascades = cascades_of(ready)
         # One of which a part is gone is not served; it is forgotten when all of it is gone.
-        left = {name: t for name, t in self._tiers.items() if _parts(name) & set(ready)}
-        self._tiers = left | {name: left.get(name) or self._shown(name) for name in cascades}
+        left = {name: one for name, one in self._shown.items() if _parts(name) & set(ready)}
+        self._shown = left
         for cascade, entry in cascades.items():
-            for tier in range(len(self._tiers[cascade])):
+            if cascade not in left or not left[cascade].tiers:
+                left[cascade] = self._ask_shown(cascade)
+            for tier in range(len(left[cascade].tiers)):
                 ask = ask_tier(entry, tier)
                 if ask is not None:
                     asks[cascade, tier] = ask
@@ -228,12 +252,12 @@ class Ward:
             # A router is asked for what it answers with the least help of others.
             ask = ask_tier(known, 0) if self._rank(name) == _ROUTER else ask_model(known)
             if ask is not None:
-                asks[name, _ALONE] = ask
+                asks[name, _ALONE] = replace(ask, version=self._in_force(name) or "")
         return asks
 
-    def _shown(self, cascade: str) -> list[str]:
+    def _ask_shown(self, cascade: str) -> Shown:
         ask = ask_model(self._known[f"{cascade}_control"])
-        return [] if ask is None else tiers_shown(self._triton.ask([ask], CANARY_S)[0])
+        return Shown() if ask is None else shown(cascade, self._triton.ask([ask], CANARY_S)[0])
 
     def _is_own(self, model: str, reply: Reply) -> bool:
         """Say whether a failure speaks of this model, not of one that it calls."""
@@ -242,15 +266,16 @@ class Ward:
             return False
         return rank != _ROUTER or reply.outcome is not Outcome.FAILED
 
-    def _name_culprits(self, replies: Iterable[Reply], now: float) -> None:
-        """Take in what canaries say of other models than the one that was asked."""
-        for reply in replies:
-            health = self._health.get(reply.culprit)
-            if health is not None and health.well:
+    def _name_culprits(self, replies: Mapping[tuple[str, int], Reply], now: float) -> None:
+        """Take in, once a look, what canaries say of other models than the one that was asked."""
+        for name, reply in {one.culprit: one for one in replies.values()}.items():
+            health = self._health.get(name)
+            said_so = replies.get((name, _ALONE), _NOTHING).culprit == name
+            if health is not None and health.state is not State.UNLOADED and not said_so:
                 health.observe(reply, own=True, works=False, now=now)
 
     def _judge(self, replies: Mapping[tuple[str, int], Reply], worked: set[str]) -> None:
-        chains: dict[str, list[str | None]] = {name: [] for name in self._tiers}
+        chains: dict[str, list[str | None]] = {name: [] for name in self._shown}
         for (cascade, _), reply in replies.items():
             busy = reply.outcome is Outcome.LATE and f"{cascade}_router" in worked
             serves = busy or reply.outcome in (Outcome.ANSWERED, Outcome.BUSY)
@@ -260,9 +285,9 @@ class Ward:
             gone = sorted(n for n in _parts(cascade) & set(self._health) if not self._up(n))
             if gone or not chain:
                 missing = f"{', '.join(gone)} not loaded" if gone else "its tiers are not known"
-                chain[:] = [missing] * max(len(self._tiers[cascade]), 1)
+                chain[:] = [missing] * max(len(self._shown[cascade].tiers), 1)
             entry = self._health.get(cascade)
-            if entry is not None and entry.state is not State.UNLOADED:
+            if entry is not None and self._up(cascade):
                 # An ensemble has no process: it is well if any of its tiers answers through it.
                 why = None if None in chain else chain[0]
                 outcome = Outcome.ANSWERED if why is None else Outcome.FAILED

@@ -8,7 +8,7 @@ from fake_supervised import COMMAND, FRAME
 from PIL import Image
 
 from cascade_router.images import pixels_from_bytes
-from cascade_router.supervision.canary import ask_model, ask_tier, cascades_of, tiers_shown
+from cascade_router.supervision.canary import ask_model, ask_tier, cascades_of, shown
 from cascade_router.supervision.triton import Known, Outcome, Port, Reply, _failed
 
 
@@ -65,10 +65,18 @@ def test_cascades_are_found_by_their_names():
     }
 
 
-@pytest.mark.parametrize("raw", [b"", b"\0\0\0\0", b"\4\0\0\0null", b"\2\0\0\0{}", b"\1\0\0\0["])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *(b"", b"\0\0\0\0", b"\4\0\0\0null", b"\2\0\0\0{}", b"\1\0\0\0["),
+        b'\0\0\0\0{"policy": {"tiers": []}, "manifest": []}',
+    ],
+)
 def test_a_control_model_that_tells_nonsense_names_no_tiers(raw):
     """A supervisor must not fall over what it looks after."""
-    assert tiers_shown(Reply(outcome=Outcome.ANSWERED, outputs={"REPLY": raw})) == []
+    told = shown("a", Reply(outcome=Outcome.ANSWERED, outputs={"REPLY": raw}))
+
+    assert (told.tiers, told.in_force) == ((), {})
 
 
 def test_the_control_model_is_asked_for_its_policy():

@@ -1,0 +1,261 @@
+"""What a revival may and may not do: it is tried again, soon, and takes no version from clients."""
+
+import itertools
+
+import pytest
+from fake_supervised import Clock, FakeTriton, dead
+
+from cascade_router.supervision.health import Patience
+from cascade_router.supervision.processes import Process, Stub
+from cascade_router.supervision.stub_watch import StubWatch
+from cascade_router.supervision.ward import Ward
+
+
+@pytest.fixture
+def triton():
+    return FakeTriton()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def ward(triton, clock):
+    made = Ward(triton, [].append, clock=clock)
+    made.look()
+    return made
+
+
+def rounds(ward, clock, n, seconds=3.0):
+    """Look n times; stops at the first revival."""
+    for _ in range(n):
+        clock.sleep(seconds)
+        ward.look()
+        if ward.revive():
+            ward.look()
+            return True
+    return False
+
+
+def stub(pid, state, model="pitch_large", version="1"):
+    process = Process(pid=pid, parent=1, state=state, started=7, user=0, program="", arguments=())
+    if state == "Z":
+        return Stub(process=process)
+    return Stub(process=process, model=model, version=version, region=f"region{pid}")
+
+
+@pytest.fixture
+def found():
+    """The processes of the models; a test exchanges them."""
+    return []
+
+
+@pytest.fixture
+def watched(triton, clock, found, tmp_path):
+    """A ward that sees them."""
+    watch = StubWatch(
+        1, "region", look=lambda _: found, memory=tmp_path, clock=clock, sleep=clock.sleep
+    )
+    return Ward(triton, [].append, stubs=watch, clock=clock)
+
+
+def test_what_dies_again_and_again_is_back_soon_each_time(watched, triton, clock, found):
+    """A process is killed every five seconds, twenty times: none waits longer than four seconds."""
+    found[:] = [stub(0, "S")]
+    watched.look()
+    waits = []
+    for pid in range(1, 21):
+        clock.sleep(5.0)
+        watched.glance()
+        found[:] = [stub(pid - 1, "Z")]
+        killed = clock()
+        while not (watched.glance() and watched.revive()):
+            clock.sleep(0.5)
+        waits.append(clock() - killed)
+        found[:] = [stub(pid, "S")]
+        watched.look()
+        assert watched.ready
+    assert len(triton.log) == 40
+    assert max(waits) <= Patience().revived_pause_s + 1.0
+
+
+def test_what_dies_at_once_is_not_loaded_without_pause(watched, clock, found):
+    """The pauses grow to four seconds: loading costs others the processor."""
+    found[:] = [stub(0, "S")]
+    watched.look()
+    watched.glance()
+    times = []
+    for pid in range(1, 9):
+        found[:] = [stub(pid - 1, "Z")]
+        while not (watched.glance() and watched.revive()):
+            clock.sleep(0.1)
+        times.append(clock())
+        found[:] = [stub(pid, "S")]
+        watched.look()
+        watched.glance()
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert gaps[:3] == pytest.approx([0.5, 1.0, 2.0], abs=0.4)
+    assert gaps[-1] == pytest.approx(4.0, abs=0.4)
+
+
+def test_the_pauses_of_a_load_that_fails_begin_anew(ward, triton, clock):
+    """Revivals that succeeded before do not make the first failed load wait long."""
+    for _ in range(6):
+        triton.faults["pitch_large"] = dead("pitch_large")
+        assert rounds(ward, clock, 4)
+    triton.faults["pitch_large"] = dead("pitch_large")
+    triton.incurable.add("pitch_large")
+    times = [clock() for _ in range(40) if rounds(ward, clock, 1, seconds=0.25)]
+
+    assert times[1] - times[0] == pytest.approx(Patience().first_pause_s, abs=0.25)
+
+
+def test_a_load_that_is_refused_is_tried_again(ward, triton, clock):
+    """The index goes on saying "unloaded", for that is what was done to it, by ourselves."""
+    triton.faults["pitch_large"] = dead("pitch_large")
+    triton.refused.add("pitch_large")
+    assert rounds(ward, clock, 4)
+    for _ in range(3):
+        assert not ward.ready
+        assert ward.report()["models"]["pitch_large"]["state"] == "sick"
+        assert "failed to poll" in ward.report()["models"]["pitch_large"]["why"]
+        assert rounds(ward, clock, 10)
+
+    triton.refused.clear()
+    assert rounds(ward, clock, 20)
+    assert ward.ready
+
+
+def test_an_unload_by_an_operator_after_a_revival_is_respected(ward, triton, clock):
+    """What counts is who unloaded it last."""
+    triton.faults["pitch_large"] = dead("pitch_large")
+    assert rounds(ward, clock, 4)
+    assert ward.ready
+
+    triton.unloaded["pitch_large"] = "unloaded"
+
+    assert not rounds(ward, clock, 30)
+    assert ward.report()["models"]["pitch_large"]["state"] == "unloaded"
+
+
+def test_an_ensemble_that_cannot_be_loaded_is_tried_again(ward, triton, clock):
+    """It went with its router, by our doing, and its own load was refused."""
+    triton.faults["pitch_router"] = dead("pitch_router")
+    triton.refused.add("pitch")
+    unload = triton.unload
+
+    def unload_both(models):
+        unload(models)
+        triton.unloaded["pitch"] = "unloaded"
+        return {}
+
+    triton.unload = unload_both
+    assert rounds(ward, clock, 4)
+    triton.unload = unload
+    assert not ward.ready
+    assert ward.report()["models"]["pitch"]["state"] == "sick"
+
+    triton.refused.clear()
+    assert rounds(ward, clock, 4)
+    assert ward.ready
+
+
+def test_one_dead_process_of_several_is_found_through_its_tier(ward, triton, clock):
+    """Asked alone, a healthy twin answers for it; that clears nothing."""
+    triton.through["pitch_large"] = dead("pitch_large")
+
+    assert rounds(ward, clock, 6)
+
+    assert triton.log == [("unload", "pitch_large"), ("load", "pitch_large")]
+    assert ward.ready
+
+
+def test_a_dead_process_met_now_and_then_is_found(ward, triton, clock):
+    """Which process a canary meets is chance: between two that met the dead one, others answer."""
+    for look in range(6):
+        triton.through = {"pitch_large": dead("pitch_large")} if look % 2 == 0 else {}
+        if rounds(ward, clock, 1):
+            break
+    assert triton.log == [("unload", "pitch_large"), ("load", "pitch_large")]
+
+
+def test_one_accusation_is_forgotten(ward, triton, clock):
+    """Named dead once, then well for a while: nothing is loaded, and it is ready again."""
+    triton.through["pitch_large"] = dead("pitch_large")
+    assert not rounds(ward, clock, 1)
+    triton.through.clear()
+
+    assert not rounds(ward, clock, 20)
+    assert ward.ready
+    assert triton.log == []
+
+
+@pytest.mark.parametrize("model", ["pitch_large", "pitch_router"])
+def test_a_version_on_trial_is_left_to_who_deploys_it(watched, triton, clock, found, model):
+    """Its process dies while it is verified: the version that clients are answered by stays."""
+    triton.in_force = dict.fromkeys(("pitch_small", "pitch_large", "pitch_router"), "1")
+    watched.look()
+    triton.versions[model] = ["1", "2"]
+    found[:] = [stub(1, "S", model, "1"), stub(2, "S", model, "2")]
+    watched.look()
+    watched.glance()
+    found[1] = stub(2, "Z")
+
+    for _ in range(20):
+        assert not watched.glance()
+        watched.look()
+        assert not watched.revive()
+        assert watched.ready
+        clock.sleep(3.0)
+    assert triton.log == []
+
+
+def test_a_version_on_trial_that_took_over_is_revived(watched, triton, clock, found):
+    """From then on it is the one that clients need."""
+    triton.in_force = dict.fromkeys(("pitch_large", "pitch_router"), "1")
+    triton.versions["pitch_large"] = ["1", "2"]
+    found[:] = [stub(1, "S"), stub(2, "S", version="2")]
+    watched.look()
+    watched.glance()
+    found[1] = stub(2, "Z")
+    assert not watched.glance()
+
+    triton.in_force["pitch_large"] = "2"
+    watched.look()
+
+    assert watched.glance()
+    assert watched.revive()
+    assert triton.log == [("unload", "pitch_large"), ("load", "pitch_large")]
+
+
+def test_a_dead_version_in_force_is_revived_whatever_is_on_trial(watched, triton, found):
+    """Clients wait for it."""
+    triton.in_force = {"pitch_large": "1"}
+    triton.versions["pitch_large"] = ["1", "2"]
+    found[:] = [stub(1, "S"), stub(2, "S", version="2")]
+    watched.look()
+    watched.glance()
+    found[0] = stub(1, "Z")
+
+    assert watched.glance()
+    assert watched.revive()
+
+
+def test_canaries_ask_the_version_in_force(ward, triton, clock):
+    """Not the newest, which may be on trial; where none is told, or it is gone, the newest."""
+    triton.in_force = {"pitch_small": "1", "pitch_large": "1", "pitch_router": "3"}
+    triton.versions |= {"pitch_large": ["1", "2"], "pitch_small": ["2"], "pitch_router": ["2", "3"]}
+    rounds(ward, clock, 1)
+    triton.asked.clear()
+    rounds(ward, clock, 1)
+
+    asked = {ask.model: ask.version for ask in triton.asked}
+    assert asked == {
+        "pitch": "",
+        "pitch_control": "",
+        "pitch_router": "3",
+        "pitch_large": "1",
+        "pitch_small": "",
+    }
