@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,8 @@ All other flags go to tritonserver as they are and win over ours.
 _PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002, "health": 8003}
 _GUARDS = ("--http-restricted-api", "--grpc-restricted-protocol")
 _OTHER_DOORS = ("--allow-sagemaker", "--allow-vertex-ai")
-_TRUE = ("", "true", "1", "True")
+_TRUE = ("", "true", "on", "1")  # to tritonserver, in capitals too
+_FLAG = re.compile(r"--[a-z][a-z0-9-]*=.*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ class Options:
         for flag in joined:
             key, _, value = flag.partition("=")
             if key in _OURS:
-                taken[_OURS[key]] = value
+                taken[_OURS[key]] = _checked(key, flag, value)
             else:
                 rest.append(flag)
         keys = taken.get("keys") or environment.get(FILE_VARIABLE)
@@ -100,7 +102,7 @@ class Options:
                 )
                 for name, usual in _PORTS.items()
             },
-            hosts={name: taken.get(f"{name}-address") or LOOPBACK for name in _PORTS},
+            hosts={name: _host(name, taken.get(f"{name}-address")) for name in _PORTS},
             expose="expose" in taken,
             keys=Path(keys) if keys else None,
             new_keys=Path(taken["new-keys"]) if taken.get("new-keys") else None,
@@ -112,25 +114,24 @@ class Options:
         options._check()
         return options
 
+    @property
+    def serves_http(self) -> bool:
+        """Whether tritonserver is to listen for HTTP; the last flag counts."""
+        said = [flag for flag in self.rest if flag.startswith("--allow-http=")]
+        return not said or _on(said[-1])
+
     def _check(self) -> None:
+        for flag in self.rest:
+            _check_passed_on(flag)
         outside = [name for name, host in self.hosts.items() if not _is_loopback(host)]
-        doors = [f for f in self.rest if f.partition("=")[0] in _OTHER_DOORS and _on(f)]
-        if (outside or doors) and not self.expose:
-            what = f"--{outside[0]}-address={self.hosts[outside[0]]}" if outside else doors[0]
+        if outside and not self.expose:
+            what = f"--{outside[0]}-address={self.hosts[outside[0]]}"
             _refuse(
                 f"{what} lets other machines in", "if that is meant, add --expose and --keys FILE"
             )
         if self.expose and self.keys is None and self.watch is None:
             hint = "`cascade-serve --new-keys FILE` makes them; then --keys FILE"
             _refuse("--expose needs keys for model control and policy changes", hint)
-        for flag in self.rest:
-            key, _, _ = flag.partition("=")
-            if key in _GUARDS:
-                hint = "give --keys FILE: a key on a command line is seen by every user"
-                _refuse(f"{key} is set from the key file", hint)
-            if (key == "--grpc-use-ssl" and _on(flag)) or (key == "--allow-grpc" and not _on(flag)):
-                hint = "put a TLS proxy before it, or run tritonserver alone"
-                _refuse(f"{flag}: it looks after its server by plain gRPC", hint)
 
 
 def reachable(host: str) -> str:
@@ -145,6 +146,66 @@ _OURS: dict[str, str] = {
     "--model-repository": "repository",
     "--model-store": "repository",
 }
+_LOOKED_AT = (
+    *_OURS,
+    *_GUARDS,
+    *_OTHER_DOORS,
+    *("--allow-http", "--allow-grpc", "--grpc-use-ssl"),
+    *("--model-control-mode", "--load-model", "--exit-timeout-secs", "--backend-directory"),
+    "--backend-config",
+)
+"""What is known by its name, here or where the server is started."""
+
+
+def _check_passed_on(flag: str) -> None:
+    """Refuse a flag for tritonserver that would undo what guards it, or hinder who looks after it.
+
+    Raises:
+        ServerError: Names it.
+    """
+    key, _, _ = flag.partition("=")
+    if not _FLAG.fullmatch(flag):
+        # One without a value would take the next flag for it, which may be the one with the key.
+        hint = "every flag of tritonserver takes a value"
+        _refuse(f"got {flag!r}, expected --flag=value", hint)
+    meant = [name for name in _LOOKED_AT if name.startswith(key) and name != key]
+    if meant and key not in _LOOKED_AT:
+        _refuse(f"{key} is short for {meant[0]}, to tritonserver", "write the flag out")
+    if key in _GUARDS:
+        hint = "give --keys FILE: a key on a command line is seen by every user"
+        _refuse(f"{key} is set from the key file", hint)
+    if key in _OTHER_DOORS and _on(flag):
+        hint = "run tritonserver alone, behind a gateway of yours"
+        _refuse(f"{flag}: that door asks for no key", hint)
+    if (key == "--grpc-use-ssl" and _on(flag)) or (key == "--allow-grpc" and not _on(flag)):
+        hint = "put a TLS proxy before it, or run tritonserver alone"
+        _refuse(f"{flag}: it looks after its server by plain gRPC", hint)
+
+
+def _checked(key: str, flag: str, value: str) -> str:
+    """Refuse a flag of ours with a value where it takes none, or without where it needs one."""
+    if key == "--expose" and flag != key:
+        _refuse(f"--expose takes no value, got {value!r}", "leave it out to expose nothing")
+    if not value and _OURS[key] in ("keys", "new-keys", "watch", "repository"):
+        _refuse(f"{key}: got no value", f"{key}=..., or leave it out")
+    return value
+
+
+def _host(name: str, given: str | None) -> str:
+    """Write an address as the server takes it.
+
+    Raises:
+        ServerError: If tritonserver would take it for another: its HTTP server knows neither names
+            nor IPv6, and listens where nobody finds it.
+    """
+    host = LOOPBACK if given in (None, "", "localhost") else str(given)
+    if name in ("http", "metrics"):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            hint = "127.0.0.1, 0.0.0.0, or the address of an interface of this machine"
+            _refuse(f"--{name}-address: got {host!r}, expected an address, IPv4 only", hint)
+    return host
 
 
 def _joined(flags: Sequence[str]) -> list[str]:
@@ -162,11 +223,11 @@ def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return False
 
 
 def _on(flag: str) -> bool:
-    return flag.partition("=")[2] in _TRUE
+    return flag.partition("=")[2].lower() in _TRUE
 
 
 def _whole(key: str, text: str | None, usual: int, low: int) -> int:

@@ -13,10 +13,75 @@ def parse(*flags, environment=None):
 @pytest.mark.parametrize("flags", [["--http-port", "9"], ["--http-port=9"]])
 def test_flags_are_read_in_both_forms(flags):
     """``--key value`` and ``--key=value`` are the same."""
-    options = parse(*flags, "--x", "--y", "z")
+    options = parse(*flags, "--x=", "--y", "z")
 
     assert options.ports["http"] == 9
-    assert options.rest == ("--x", "--y=z")
+    assert options.rest == ("--x=", "--y=z")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--id"],
+        ["--"],
+        ["--allow-metrics"],
+        ["--log-verbose"],
+        ["--id", "--log-verbose=1"],
+        ["--log-verbose=1", "stray"],
+        ["-h8"],
+        ["--=x"],
+        ["--Id=x"],
+    ],
+)
+def test_a_flag_without_a_value_is_refused(flags):
+    """It would take the next one for its value: the one that holds the key, say."""
+    with pytest.raises(ServerError, match="expected --flag=value") as caught:
+        parse(*flags, "--keys=k")
+    assert "every flag of tritonserver takes a value" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--http-addr=0.0.0.0",
+        "--http-restricted=model-repository:x=y",
+        "--grpc-restricted-protoco=a:b=c",
+        "--allow-s=true",
+        "--allow-v=true",
+        "--allow-g=false",
+        "--grpc-use=true",
+        "--model-rep=elsewhere",
+        "--model-control=none",
+        "--metrics-a=0.0.0.0",
+    ],
+)
+def test_an_abbreviated_flag_is_refused(flag):
+    """The server would understand it, and we would not have looked at it."""
+    with pytest.raises(ServerError, match="is short for --") as caught:
+        parse(flag)
+    assert "write the flag out" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--log-verbose=1", "--grpc-use-ssl-mutual=false", "--exit-on-error=false", "--id=x=y"]
+)
+def test_other_flags_go_on_as_they_are(flag):
+    """They are the server's own."""
+    assert parse(flag).rest == (flag,)
+
+
+@pytest.mark.parametrize("flag", ["--expose=false", "--expose=true", "--expose="])
+def test_expose_takes_no_value(flag):
+    """Said is said; with one it could be meant not to be."""
+    with pytest.raises(ServerError, match="--expose takes no value"):
+        parse(flag, "--keys=k")
+
+
+@pytest.mark.parametrize("flag", ["--keys", "--keys=", "--watch=", "--new-keys", "--model-store="])
+def test_a_file_that_is_not_named_is_refused(flag):
+    """As of an empty variable: it must not mean no keys at all."""
+    with pytest.raises(ServerError, match="got no value"):
+        parse(flag)
 
 
 def test_repeated_flags_all_go_to_the_server():
@@ -39,8 +104,6 @@ def test_everything_is_on_loopback_by_default():
         "--grpc-address=::",
         "--metrics-address=10.1.2.3",
         "--health-address=some.name",
-        "--allow-sagemaker=true",
-        "--allow-vertex-ai",
     ],
 )
 def test_every_door_needs_expose_and_keys(flag):
@@ -55,10 +118,37 @@ def test_every_door_needs_expose_and_keys(flag):
     assert parse(flag, "--expose", environment={"CASCADE_KEYS": "k"}).keys.name == "k"
 
 
+@pytest.mark.parametrize("name", ["--allow-sagemaker", "--allow-vertex-ai"])
+@pytest.mark.parametrize("value", ["true", "TRUE", "on", "On", "1"])
+def test_a_door_without_keys_stays_shut(name, value):
+    """Nothing that comes by it is asked for a key, so no key lets it be opened."""
+    with pytest.raises(ServerError, match="asks for no key"):
+        parse(f"{name}={value}", "--expose", "--keys=k")
+    assert parse(f"{name}=off").rest == (f"{name}=off",)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_by_any_name_needs_nothing(host):
     """It is this machine."""
-    assert parse(f"--http-address={host}").hosts["http"] == host
+    assert parse(f"--grpc-address={host}").hosts["grpc"] == host.replace("localhost", "127.0.0.1")
+
+
+@pytest.mark.parametrize("name", ["http", "metrics"])
+def test_the_http_server_gets_addresses_that_it_knows(name):
+    """It takes names and IPv6 for another address, and would listen where nobody finds it."""
+    assert parse(f"--{name}-address=localhost").hosts[name] == "127.0.0.1"
+    for host in ("::1", "::", "some.name", "127.1"):
+        with pytest.raises(ServerError, match="IPv4 only"):
+            parse(f"--{name}-address={host}", "--expose", "--keys=k")
+
+
+@pytest.mark.parametrize(
+    ("flags", "served"),
+    [([], True), (["--allow-http=OFF"], False), (["--allow-http=false", "--allow-http=on"], True)],
+)
+def test_whether_http_is_served_is_known(flags, served):
+    """Where it is not, it need not be proven to be guarded."""
+    assert parse(*flags).serves_http == served
 
 
 @pytest.mark.parametrize("name", ["--http-restricted-api", "--grpc-restricted-protocol"])
@@ -68,11 +158,18 @@ def test_keys_on_the_command_line_are_refused(name):
         parse(f"{name}=logging:a=b")
 
 
-@pytest.mark.parametrize("flag", ["--allow-grpc=false", "--grpc-use-ssl=true", "--grpc-use-ssl"])
+@pytest.mark.parametrize(
+    "flag", ["--allow-grpc=false", "--allow-grpc=OFF", "--grpc-use-ssl=true", "--grpc-use-ssl=ON"]
+)
 def test_what_it_could_not_look_after_is_refused(flag):
     """It speaks plain gRPC with its server."""
     with pytest.raises(ServerError, match="looks after its server by plain gRPC"):
         parse(flag)
+
+
+def test_grpc_may_be_allowed_in_any_words():
+    """It is so already."""
+    assert parse("--allow-grpc=on", "--allow-grpc=TRUE").rest != ()
 
 
 @pytest.mark.parametrize("port", ["abc", "", "0", "70000", "-1", "²"])
