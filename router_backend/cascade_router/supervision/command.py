@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import signal
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ from typing import Any
 from cascade_router.keys import FILE_VARIABLE, GUARDED, HEADER, Keys
 from cascade_router.serve import Hosts, Ports, Server
 
+from .guard import check_guard, http_status
 from .options import Options, reachable
 from .ports import check_port
 from .readiness import ReadinessPage
 from .remains import Claim
-from .supervisor import Supervisor, check_guard
+from .signals import told_to_stop
+from .supervisor import Supervisor
 from .triton import GrpcTriton, Triton
 from .watcher import Pace, Watcher
 
 __all__ = ["run"]
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(options: Options) -> int:
@@ -41,7 +41,7 @@ def run(options: Options) -> int:
         return 0
     keys = None if options.keys is None else Keys.read(options.keys)
     stop, hurry = threading.Event(), threading.Event()
-    with _told_to_stop(stop, hurry):
+    with told_to_stop(stop, hurry):
         if options.watch is not None:
             return _watch(options, options.watch, keys, stop)
         return _serve(options, keys, stop, hurry)
@@ -49,7 +49,8 @@ def run(options: Options) -> int:
 
 def _watch(options: Options, address: str, keys: Keys | None, stop: threading.Event) -> int:
     key = keys.control if keys else None
-    triton = GrpcTriton(address.removeprefix("grpc://"), key, give_up=stop.is_set)
+    # A load under way is waited for: given up, the server would go on without that model for good.
+    triton = GrpcTriton(address.removeprefix("grpc://"), key)
     watcher = Watcher(triton, _tell, pace=Pace(look_s=options.look_s))
     with _page(options, watcher.report):
         try:
@@ -85,11 +86,16 @@ def _serve(
         address = f"{reachable(hosts.grpc)}:{ports.grpc}"
 
         def connect() -> Triton:
-            return GrpcTriton(address, keys.control if keys else None, give_up=stop.is_set)
+            key = keys.control if keys else None
+            return GrpcTriton(address, key, give_up=stop.is_set, hurry=hurry.is_set)
+
+        def status() -> int:
+            return http_status(reachable(hosts.http), ports.http)
 
         def guard() -> None:
             if keys is not None:
-                check_guard(lambda: GrpcTriton(address), connect)
+                plain = functools.partial(GrpcTriton, address)
+                check_guard(plain, connect, status if options.serves_http else None)
 
         supervisor = Supervisor(claim, launch, connect, _tell, guard=guard, pace=pace)
         with _page(options, supervisor.report):
@@ -122,23 +128,6 @@ def _page(options: Options, report: Callable[[], dict[str, Any]]) -> Iterator[No
         yield
     finally:
         page.close()
-
-
-@contextlib.contextmanager
-def _told_to_stop(stop: threading.Event, hurry: threading.Event) -> Iterator[None]:
-    """Stop at SIGTERM, SIGINT and SIGHUP, at once at the second."""
-
-    def told(*_: Any) -> None:
-        if stop.is_set():
-            hurry.set()
-        stop.set()
-
-    before = {sign: signal.signal(sign, told) for sign in _SIGNALS}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 def _tell(line: str) -> None:

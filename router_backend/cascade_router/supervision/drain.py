@@ -39,6 +39,8 @@ def drain(
     """
     end = clock() + limit_s
     for layer in layers:
+        if hurry():
+            return False
         triton.unload(layer)
         while _busy(triton, layer):
             if hurry() or clock() >= end:
@@ -50,5 +52,5 @@ def drain(
 def _busy(triton: Triton, models: Sequence[str]) -> bool:
     index = triton.index()
     if isinstance(index, str):
-        return False  # nobody is left to ask
+        return triton.live()  # else nobody is left to ask; in a flood it may be slow to tell
     return any(one.model in models and one.state not in ("UNAVAILABLE", "") for one in index)

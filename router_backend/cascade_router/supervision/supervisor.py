@@ -17,7 +17,7 @@ from .stub_watch import StubWatch
 from .triton import Triton
 from .watcher import Pace, Watcher
 
-__all__ = ["Running", "Supervisor", "check_guard"]
+__all__ = ["Running", "Supervisor"]
 
 
 class Running(Protocol):
@@ -76,6 +76,7 @@ class Supervisor:
         self._restarts = 0
         self._served = False
         self._whole = False
+        self._serving_since: float | None = None
 
     def report(self) -> dict[str, Any]:
         """Tell whether it serves, for machines; may be called from any thread."""
@@ -102,7 +103,7 @@ class Supervisor:
         self._clean("a predecessor")
         deaths = in_vain = 0
         while True:
-            began, self._whole = self._clock(), False
+            self._whole, self._serving_since = False, None
             try:
                 why = self._serve(stop, hurry)
             except (CascadeError, OSError) as error:  # later on, a full disk too, say
@@ -117,7 +118,7 @@ class Supervisor:
             if not self._served:
                 message = f"cascade-serve: {why}"
                 raise ServerError(message, hint="its log, above, says more")
-            deaths = 1 if self._clock() - began >= self._pace.well_s else deaths + 1
+            deaths = 1 if self._served_well() else deaths + 1
             in_vain = 0 if self._whole else in_vain + 1
             if in_vain >= self._pace.starts:
                 self._tell(f"server: {why}; given up after {in_vain} starts in vain")
@@ -150,6 +151,7 @@ class Supervisor:
                 clock=self._clock,
             )
             self._state, self._served = "serving", True
+            self._serving_since = self._clock()
             why = self._attend(server, triton, self._watcher, stop)
             if why is None:
                 self._drain(triton, self._watcher, hurry)
@@ -157,6 +159,11 @@ class Supervisor:
         finally:
             triton.close()
             server.stop(self._pace.stop_s)
+
+    def _served_well(self) -> bool:
+        """Say whether the last one served so long that it has not died in a row; loading apart."""
+        since = self._serving_since
+        return since is not None and self._clock() - since >= self._pace.well_s
 
     def _await_up(self, server: Running, triton: Triton, stop: threading.Event) -> str | None:
         end = self._clock() + self._pace.start_s
@@ -224,20 +231,3 @@ class _Silence:
         if self._since is None or cpu_s - self._cpu_s >= self._WORK_S:
             self._since, self._cpu_s = now, cpu_s
         return now - self._since >= self._limit_s
-
-
-def check_guard(open_plain: Callable[[], Triton], open_keyed: Callable[[], Triton]) -> None:
-    """Make sure that a server's model control wants the key, and takes ours.
-
-    Raises:
-        ServerError: If it does not.
-    """
-    plain, keyed = open_plain(), open_keyed()
-    try:
-        refused = isinstance(plain.index(), str) and not isinstance(keyed.index(), str)
-    finally:
-        plain.close()
-        keyed.close()
-    if not refused:
-        message = "cascade-serve: tritonserver does not guard its model control with the key given"
-        raise ServerError(message, hint="it was stopped; try again, or serve on loopback only")
