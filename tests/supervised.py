@@ -36,13 +36,10 @@ class Served:
             "--look-s=1",
             *flags,
         )
-        self._environment = os.environ | {"XDG_RUNTIME_DIR": str(folder)}
 
     def __enter__(self):
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [SERVE, *self._flags], stderr=out, env=self._environment
-            )
+            self.process = subprocess.Popen([SERVE, *self._flags], stderr=out)
         try:
             self.until(lambda: self.state()["ready"], 90)
         except BaseException:

@@ -102,7 +102,7 @@ def test_stopped_processes_are_replaced(served, rows, expected):
 
 
 def test_a_second_one_on_the_same_repository_is_refused(served, folder):
-    """It names the process that has it, and disturbs nobody."""
+    """From whatever session: it names the process that has it, and disturbs nobody."""
     ports = [f"--{n}-port={getattr(free_ports(), n)}" for n in ("http", "grpc", "metrics")]
     line = [SERVE, f"--model-repository={served.repository}", *ports, "--health-port=0"]
     environment = os.environ | {"XDG_RUNTIME_DIR": str(folder)}

@@ -12,13 +12,14 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import secrets
 import shutil
 import signal
 import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,14 +78,8 @@ class Claim:
         own, name = _private(folder), _name(repository)
         self._record = own / f"{name}.json"
         self.scratch = own / f"{name}.scratch"
-        self._handle = os.open(own / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            by = os.pread(self._handle, 20, 0).decode(errors="replace").strip()
-            os.close(self._handle)
-            message = f"cascade-serve: {repository} is served already by process {by or '?'}"
-            raise ServerError(message, hint="stop that one, or serve another repository") from exc
+        self._lock = own / f"{name}.lock"
+        self._handle = _locked(self._lock, repository)
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -114,8 +109,10 @@ class Claim:
     def release(self) -> None:
         """Let the repository go."""
         shutil.rmtree(self.scratch, ignore_errors=True)
-        if not self.marks():
-            self._record.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if not self.marks():
+                self._record.unlink(missing_ok=True)
+            self._lock.unlink()
         os.close(self._handle)
 
     def _read(self) -> list[str]:
@@ -152,6 +149,27 @@ def holder(repository: Path, folder: Path | None = None) -> int | None:
     finally:
         os.close(handle)
     return None
+
+
+def _locked(path: Path, repository: Path) -> int:
+    """Open a file and lock it.
+
+    Raises:
+        ServerError: If another holds it; names who.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            by = os.pread(handle, 20, 0).decode(errors="replace").strip()
+            os.close(handle)
+            message = f"cascade-serve: {repository} is served already by process {by or '?'}"
+            raise ServerError(message, hint="stop that one, or serve another repository") from exc
+        # Its last holder removes it: what was opened just before that locks nobody out.
+        if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
+            return handle
+        os.close(handle)
 
 
 def clean(
@@ -209,24 +227,48 @@ def _is_mark(value: object) -> bool:
 
 
 def _name(repository: Path) -> str:
-    return hashlib.sha256(str(repository.resolve()).encode()).hexdigest()[:16]
+    place = f"{os.uname().nodename}:{repository.resolve()}"  # machines may share a home folder
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 def _private(folder: Path | None) -> Path:
     """Find, or make, a folder that belongs to this user alone."""
     if folder is None:
-        run = os.environ.get("XDG_RUNTIME_DIR")
-        if run and os.access(run, os.W_OK | os.X_OK):
-            folder = Path(run) / "cascade-serve"
-        else:
-            folder = Path(tempfile.gettempdir()) / f"cascade-serve-{os.geteuid()}"
+        folder = next(filter(_usable, _places()), None) or list(_places())[-1]
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError as exc:
         message = f"{folder}: cannot be used: {exc.strerror}"
-        raise ServerError(message, hint="set XDG_RUNTIME_DIR to a folder of yours") from exc
+        hint = "let this user write to the home folder, or to the temporary one"
+        raise ServerError(message, hint=hint) from exc
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         message = f"{folder}: is not a folder of this user alone"
         raise ServerError(message, hint=f"remove it, or chmod 700 {folder}")
     return folder
+
+
+def _places() -> Iterator[Path]:
+    """Say where that folder may lie: the same in each session, and still there after a logout.
+
+    So neither below XDG_RUNTIME_DIR nor where HOME says.
+    """
+    with contextlib.suppress(KeyError):  # a user without an entry, as some containers have
+        yield Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".cache" / "cascade-serve"
+    yield Path(tempfile.gettempdir()) / f"cascade-serve-{os.geteuid()}"
+
+
+def _usable(folder: Path) -> bool:
+    """Say whether files can be written and locked there, which a network may not know."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return os.access(folder, os.W_OK | os.X_OK)

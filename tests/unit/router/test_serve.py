@@ -1,7 +1,9 @@
 """Starting a server: what is missing is named before anything is started."""
 
 import os
+import pwd
 import socket
+import types
 
 import pytest
 
@@ -80,7 +82,8 @@ def test_missing_libraries_are_named(monkeypatch, repository):
 
 def test_main_prints_our_error_and_returns_1(tmp_path, capsys, monkeypatch):
     """The command line shows the sentence and the help, no traceback."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    entry = types.SimpleNamespace(pw_dir=str(tmp_path / "home"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: entry)
     ports = [f"--{name}-port={getattr(free_ports(), name)}" for name in Ports.__slots__]
 
     status = main(["--model-repository", str(tmp_path), *ports, "--health-port=0"])

@@ -1,9 +1,12 @@
 """One server for a repository; what a dead predecessor left is removed, and nothing else."""
 
 import os
+import pwd
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +51,84 @@ def test_a_second_claim_is_refused_with_the_holder(repository, folder, tmp_path)
 
     claim.release()
     Claim(repository, folder).release()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The home folder of this user."""
+    made = tmp_path / "home"
+    made.mkdir()
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_dir=str(made)))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return made
+
+
+def test_every_session_of_a_user_sees_the_same_claims(repository, home, tmp_path, monkeypatch):
+    """Whatever its environment names: a login, a service and a cron job differ in it."""
+    claim = Claim(repository)
+    for name in ("XDG_RUNTIME_DIR", "HOME", "XDG_CACHE_HOME"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+    with pytest.raises(ServerError, match=f"is served already by process {os.getpid()}"):
+        Claim(repository)
+    assert holder(repository) == os.getpid()
+
+    assert claim.scratch.is_relative_to(home)
+    claim.release()
+    assert holder(repository) is None
+
+
+def test_a_user_without_a_home_has_the_temporary_folder(repository, home, tmp_path, monkeypatch):
+    """A service's home may not be there, or not be written to, or have no entry at all."""
+
+    def nobody(_):
+        raise KeyError
+
+    for entry in (lambda _: SimpleNamespace(pw_dir="/proc/nowhere"), nobody):
+        monkeypatch.setattr(pwd, "getpwuid", entry)
+        claim = Claim(repository)
+        assert claim.scratch.is_relative_to(tmp_path / "temporary")
+        assert holder(repository) == os.getpid()
+        claim.release()
+
+
+def test_a_read_only_repository_can_be_claimed(repository, folder):
+    """Nothing is written to it."""
+    repository.chmod(0o555)
+    claim = Claim(repository, folder)
+    assert list(repository.iterdir()) == []
+    claim.release()
+
+
+def test_a_lock_that_was_just_removed_is_not_taken(repository, folder, monkeypatch):
+    """Opened before its holder let go, locked after: a third one would not see that."""
+    first = Claim(repository, folder)
+    opened = os.open
+
+    def open_late(path, flags, mode=0o777):
+        handle = opened(path, flags, mode)
+        if os.fspath(path).endswith(".lock"):
+            monkeypatch.setattr(os, "open", opened)
+            first.release()
+        return handle
+
+    monkeypatch.setattr(os, "open", open_late)
+    second = Claim(repository, folder)
+
+    with pytest.raises(ServerError, match="is served already"):
+        Claim(repository, folder)
+    second.release()
+
+
+def test_a_released_claim_leaves_no_file(repository, folder):
+    """Repositories come and go."""
+    claim = Claim(repository, folder)
+    claim.new_mark()
+    claim.clean()
+    claim.release()
+
+    assert list(folder.iterdir()) == []
 
 
 def test_a_claim_ends_with_its_process(repository, folder):
