@@ -18,6 +18,7 @@ def drain(
     *,
     limit_s: float,
     hurry: Callable[[], bool] = lambda: False,
+    gone: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
@@ -31,6 +32,7 @@ def drain(
         layers: Models, ensembles first.
         limit_s: Longest wait in all.
         hurry: Whether to give up now.
+        gone: Whether the server has ended: then nobody is left to wait for.
         clock: Seconds, monotonic.
         sleep: Waits.
 
@@ -42,7 +44,7 @@ def drain(
         if hurry():
             return False
         triton.unload(layer)
-        while _busy(triton, layer):
+        while _busy(triton, layer) and not gone():
             if hurry() or clock() >= end:
                 return False
             sleep(_POLL_S)
@@ -52,5 +54,5 @@ def drain(
 def _busy(triton: Triton, models: Sequence[str]) -> bool:
     index = triton.index()
     if isinstance(index, str):
-        return triton.live()  # else nobody is left to ask; in a flood it may be slow to tell
+        return True  # in a flood it may be too slow to tell, just when requests are under way
     return any(one.model in models and one.state not in ("UNAVAILABLE", "") for one in index)

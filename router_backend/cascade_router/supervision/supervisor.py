@@ -154,7 +154,7 @@ class Supervisor:
             self._serving_since = self._clock()
             why = self._attend(server, triton, self._watcher, stop)
             if why is None:
-                self._drain(triton, self._watcher, hurry)
+                self._drain(server, triton, self._watcher, hurry)
             return why
         finally:
             triton.close()
@@ -192,7 +192,9 @@ class Supervisor:
             stop.wait(self._pace.glance_s)
         return None
 
-    def _drain(self, triton: Triton, watcher: Watcher, hurry: threading.Event) -> None:
+    def _drain(
+        self, server: Running, triton: Triton, watcher: Watcher, hurry: threading.Event
+    ) -> None:
         self._state = "draining"
         self._tell("server: draining")
         done = drain(
@@ -200,6 +202,7 @@ class Supervisor:
             watcher.ward.layers(),
             limit_s=self._pace.drain_s,
             hurry=hurry.is_set,
+            gone=lambda: server.ended is not None,
             clock=self._clock,
         )
         self._tell("server: drained" if done else "server: stopped with requests under way")

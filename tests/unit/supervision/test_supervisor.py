@@ -229,9 +229,11 @@ def test_a_server_that_is_gone_is_not_waited_for(clock):
     """Nobody is left to finish anything."""
     triton = FakeTriton()
     triton.down = True
+    layers = [["pitch"], ["pitch_router"]]
 
-    assert drain(triton, [["pitch"], ["pitch_router"]], limit_s=9, clock=clock, sleep=clock.sleep)
+    assert drain(triton, layers, limit_s=9, gone=lambda: True, clock=clock, sleep=clock.sleep)
     assert clock() == 1000
+    assert not drain(triton, layers, limit_s=9, clock=clock, sleep=clock.sleep)
 
 
 def test_a_layer_waits_for_the_one_above(clock):
