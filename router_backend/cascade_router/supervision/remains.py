@@ -31,8 +31,11 @@ __all__ = ["Claim", "Cleaned", "clean", "holder"]
 
 SHARED_MEMORY = Path("/dev/shm")  # where POSIX shared memory lies on Linux
 _PREFIX = "cascade_serve_"
-_PROGRAMS = {"tritonserver", "triton_python_backend_stub"}
-_GENTLE_S = 5.0
+_PROGRAMS = {"tritonserver": 5.0, "triton_python_backend_stub": 1.0}
+"""What a launch starts, and how many seconds each is given to end by itself: a server has requests
+to finish; a stub without its server has nothing to lose, and some hang then, for good."""
+
+_KILLED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,8 +192,8 @@ def clean(
         message = f"{mark!r} is no mark"
         raise ValueError(message)
     ended = 0
-    for name in ("tritonserver", "triton_python_backend_stub"):  # the server ends its own gently
-        ended += _end([one for one in _carriers(mark) if one.program == name], clock)
+    for name, gentle_s in _PROGRAMS.items():  # the server ends its own gently
+        ended += _end([one for one in _carriers(mark) if one.program == name], gentle_s, clock)
     regions = n_bytes = 0
     for region in memory.glob(f"{mark}*"):
         with contextlib.suppress(OSError):
@@ -209,8 +212,8 @@ def _carriers(mark: str) -> list[Process]:
     ]
 
 
-def _end(found: list[Process], clock: Callable[[], float]) -> int:
-    for sign, wait_s in ((signal.SIGTERM, _GENTLE_S), (signal.SIGKILL, _GENTLE_S)):
+def _end(found: list[Process], gentle_s: float, clock: Callable[[], float]) -> int:
+    for sign, wait_s in ((signal.SIGTERM, gentle_s), (signal.SIGKILL, _KILLED_S)):
         end = clock() + wait_s
         for one in found:
             one.send(sign)
