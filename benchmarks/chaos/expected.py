@@ -96,16 +96,22 @@ class Question:
 
     def degraded(self, reply: Reply, tiers: frozenset[int]) -> bool:
         """Say whether a reply is what the policy makes of a failure of some of these tiers."""
+        found = self._without_some(tiers)
+        return any(one and one[3] and reply.same(Reply(*one[:3])) for one in found)
+
+    def refused(self, tiers: frozenset[int]) -> bool:
+        """Say whether a failure of some of these tiers leaves no answer."""
+        return any(one is None for one in self._without_some(tiers))
+
+    def _without_some(self, tiers: frozenset[int]) -> list[tuple[int, int, float, bool] | None]:
+        """Answer while one, two ... of these tiers fail, as ``answer_without`` of the oracle."""
         sizes = range(1, len(tiers) + 1)
         failures = itertools.chain(*(itertools.combinations(sorted(tiers), n) for n in sizes))
-        stand_ins = [self._without(failed) for failed in failures]
-        return any(one is not None and reply.same(one) for one in stand_ins)
-
-    def _without(self, failed: Sequence[int]) -> Reply | None:
-        """Answer while some tiers fail; None: it is refused, or never comes to one that fails."""
         ask = (self.ask.get("point"), self.ask.get("min_tier", 0), self.ask.get("max_tier"))
-        found = _ORACLE.answer_without(self.policy, self.logits, failed, self.on_failure, *ask)
-        return Reply(*found[:3]) if found is not None and found[3] else None
+        return [
+            _ORACLE.answer_without(self.policy, self.logits, failed, self.on_failure, *ask)
+            for failed in failures
+        ]
 
 
 def _oracle() -> ModuleType:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -123,16 +125,45 @@ class Tally:
         self.demand_in_time(away <= within_s, f"{where}: full service was away for {away:.1f} s")
         return True
 
-    def report(self, traffic: Traffic, site: Site, note: str = "", **figures: Any) -> Report:
-        """Close the books; call it once the traffic has ended."""
+    def report(
+        self,
+        loads: Sequence[Traffic],
+        site: Site,
+        note: str = "",
+        *,
+        aside: Sequence[Traffic] = (),
+        **figures: Any,
+    ) -> Report:
+        """Close the books; call it once the loads have ended.
+
+        Args:
+            loads: What was sent while the fault struck.
+            site: The ground.
+            note: What the table tells; default: how long full service was away.
+            aside: What was sent before and afterwards: it must be right, too, and is not counted.
+            figures: What was measured.
+        """
+        entries = [entry for one in loads for entry in one.entries]
         away = {"away_s": _spread(self.away_s), "away_each_s": self.away_s} if self.away_s else {}
         alarms = [f"the server's log: {line}" for line in site.alarms()]
         return Report(
             times=self.times,
-            counts={"sent": traffic.sent, **traffic.counts()},
-            figures={**away, "latency_ms": latency_ms(traffic.entries), **figures},
+            counts={
+                "sent": sum(one.sent for one in loads),
+                **{kind.value: sum(one.counts()[kind.value] for one in loads) for kind in Kind},
+            },
+            figures={
+                **away,
+                "latency_ms": latency_ms(entries),
+                "refused_by": _refusals(entries),
+                **figures,
+            },
             note=note or self._back_said(),
-            broken=[*self.broken, *traffic.troubles(), *alarms],
+            broken=[
+                *self.broken,
+                *(t for one in (*loads, *aside) for t in one.troubles()),
+                *alarms,
+            ],
         )
 
     def _back_said(self) -> str:
@@ -159,6 +190,12 @@ def latency_ms(entries: Sequence[Entry], *kinds: Kind) -> dict[str, float]:
         "p99": round(p99, 1),
         "longest": round(took[-1], 1),
     }
+
+
+def _refusals(entries: Sequence[Entry]) -> dict[str, int]:
+    """Count refusals by their sentence, without what differs from request to request."""
+    said = (re.sub(r"\d+", "N", e.text)[:120] for e in entries if e.kind is Kind.REFUSED)
+    return dict(Counter(said).most_common(20))
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from functools import partial
 from .disk import Disk
 from .fault import Fault
 from .flood import Flood
-from .grounds import pitch
+from .grounds import every_tier_called, pitch
 from .kill import Kill, an_expert, the_router, the_server
 from .mutated import Mutated
 from .policy_file import PolicyFile
@@ -29,7 +29,13 @@ def faults(*, short: bool) -> list[Fault]:
     timed = not short
     experts = "a process of an expert, each tier in turn"
     kill_expert = Kill(
-        name="kill-expert", whom=experts, pick=an_expert, times=2 if short else 20, timed=timed
+        name="kill-expert",
+        whom=experts,
+        pick=an_expert,
+        times=3 if short else 20,
+        timed=timed,
+        ground=every_tier_called,
+        degrades=timed,
     )
     other_policies = [
         replace(
@@ -37,20 +43,23 @@ def faults(*, short: bool) -> list[Fault]:
             name=f"kill-expert-{how.replace('_', '-')}",
             whom=f'{experts}, on_tier_failure = "{how}"',
             times=6,
-            ground=partial(pitch, on_failure=how),
+            ground=partial(every_tier_called, on_failure=how),
+            degrades=how != "fail",
         )
         for how in ("best_so_far", "fail")
     ]
-    every_tier_called = replace(
+    first_in_router = replace(
         kill_expert,
-        name="kill-expert-all-called",
-        whom=f"{experts}, the first one called by the router, too",
-        times=12,
-        ground=partial(pitch, first_in_router=False),
+        name="kill-expert-first-in-router",
+        whom=f"{experts}, of which the router runs the first itself",
+        times=6,
+        ground=pitch,
     )
     return [
         kill_expert,
-        *([] if short else [every_tier_called, *other_policies]),
+        *([] if short else [*other_policies]),
+        StopTier(times=3 if short else 6, timed=timed),
+        *([] if short else [first_in_router]),
         Kill(
             name="kill-router",
             whom="a process of the router",
@@ -58,9 +67,12 @@ def faults(*, short: bool) -> list[Fault]:
             times=1 if short else 20,
             timed=timed,
         ),
-        StopTier(times=1 if short else 4, timed=timed),
-        PolicyFile(times=40 if short else 1000, taken_s=3.0 if short else 1.5),
-        Flood(seconds=4.0 if short else 30.0, timed=timed),
+        PolicyFile(
+            times=40 if short else 1000,
+            between_s=0.02 if short else 0.3,
+            taken_s=3.0 if short else 1.5,
+        ),
+        Flood(seconds=2.0 if short else 30.0, timed=timed),
         Kill(
             name="kill-server",
             whom="tritonserver under cascade-serve",

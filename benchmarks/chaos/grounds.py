@@ -19,7 +19,16 @@ from cascade_client.calls import Array
 from .bad_pictures import png
 from .site import Site
 
-__all__ = ["CALLS_PER_TIER", "WAITING", "nowhere", "null_rows", "nulls", "pictures_of", "pitch"]
+__all__ = [
+    "CALLS_PER_TIER",
+    "WAITING",
+    "every_tier_called",
+    "nowhere",
+    "null_rows",
+    "nulls",
+    "pictures_of",
+    "pitch",
+]
 
 _BUILD = Path(__file__).parents[2] / "build"
 WAITING = 32
@@ -60,6 +69,16 @@ def pitch(scratch: Path, on_failure: str = "escalate", *, first_in_router: bool 
         log=scratch / "server.log",
         on_failure=on_failure,
     )
+
+
+def every_tier_called(scratch: Path, on_failure: str = "escalate") -> Site:
+    """Serve `pitch` so that a process of each expert, the first one's, too, answers requests.
+
+    Args:
+        scratch: Gets repository and log.
+        on_failure: Its ``on_tier_failure``.
+    """
+    return pitch(scratch, on_failure, first_in_router=False)
 
 
 def nulls(scratch: Path) -> Site:

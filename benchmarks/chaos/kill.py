@@ -14,7 +14,7 @@ import psutil
 
 from .fault import Report, Tally, Tell, often
 from .grounds import pitch
-from .judge import Excuse
+from .judge import Excuse, Kind
 from .site import Site
 from .traffic import Pace, Traffic
 
@@ -45,6 +45,7 @@ class Kill:
         seed: Of which instance dies.
         timed: Whether what must be quick is held to it.
         ground: Where it is done.
+        degrades: Whether some answers must be degraded ones, or nothing was learned of them.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Kill:
     seed: int = 1
     timed: bool = True
     ground: Callable[[Path], AbstractContextManager[Site]] = pitch
+    degrades: bool = False
     required: ClassVar[str] = (
         "every request answered rightly, answered degraded as the policy says, or refused with a "
         f"clear error; none past its deadline; full service back within {BACK_S:.0f} s"
@@ -83,7 +85,9 @@ class Kill:
                 tell(f"kill {i + 1} of {self.times}: back after {tally.away_s[-1]} s")
             left = [path for path in dead if path.exists()]
             tally.demand(not left, f"{len(left)} shared memory regions of dead processes stay")
-        return tally.report(traffic, site)
+        degraded = traffic.counts()[Kind.DEGRADED.value]
+        tally.demand(degraded > 0 or not self.degrades, "no answer was a degraded one")
+        return tally.report([traffic], site)
 
 
 def pace(*, timed: bool) -> Pace:
@@ -94,20 +98,20 @@ def pace(*, timed: bool) -> Pace:
 def an_expert(site: Site, i: int, _: Rng) -> tuple[Sequence[psutil.Process], Excuse]:
     """Choose the tiers in turn."""
     tier = i % len(site.tier_models)
-    return site.stubs(site.tier_models[tier]), Excuse(tiers=frozenset({tier}), refusals=True)
+    return site.stubs(site.tier_models[tier]), Excuse(tiers=frozenset({tier}))
 
 
 def the_router(site: Site, _: int, __: Rng) -> tuple[Sequence[psutil.Process], Excuse]:
     """Choose the router, which answers for every tier."""
     tiers = frozenset(range(len(site.tier_models)))
-    return site.stubs(f"{site.cascade}_router"), Excuse(tiers=tiers, refusals=True, silence=True)
+    return site.stubs(f"{site.cascade}_router"), Excuse(tiers=tiers, silence=True)
 
 
 def the_server(site: Site, _: int, __: Rng) -> tuple[Sequence[psutil.Process], Excuse]:
     """Choose the server, which every connection leads to."""
     server = site.server()
     tiers = frozenset(range(len(site.tier_models)))
-    excuse = Excuse(tiers=tiers, refusals=True, silence=True, connection=True)
+    excuse = Excuse(tiers=tiers, silence=True, connection=True)
     return ([] if server is None else [server]), excuse
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import time
@@ -19,6 +20,7 @@ from . import bad_grpc, bad_http, bad_pictures
 from .bad_values import BAD_COMMANDS, any_of, hurt
 from .fault import Report, Tally, Tell
 from .grounds import nulls, pictures_of
+from .judge import TRACE
 from .site import Site
 from .traffic import Pace, Traffic
 
@@ -41,7 +43,18 @@ _SHARE_COMMANDS = 0.05
 _SHARE_BYTES = 0.02
 """Of random bytes sent to the gRPC port."""
 
-_UNCLEAR = ("Traceback", 'File "', "site-packages", "cascade_router/")
+_UNCLEAR = re.compile(rf"{TRACE.pattern}|site-packages|cascade_router/")
+
+_ENOUGH_BROKEN = 10
+"""More teach nothing new."""
+
+_MUST_FAIL = frozenset({"_parameter", "_no_text"})
+"""Mutations after which no request may be answered as if nothing were wrong."""
+
+_NO_HTTP = frozenset(
+    {"_head_length", "_content_length", "_encoding", "_path", "_method", "_cut", "_hurt_all"}
+)
+"""Mutations of HTTP itself: what is none may be answered by closing the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,12 @@ class _Outcome:
 
     word: str
     broken: str | None = None
+
+    def held_to(self, mutation: str) -> _Outcome:
+        """Break where a request was answered that a mutation has made one to be refused."""
+        if mutation in _MUST_FAIL and self.word in ("http 200", "grpc OK"):
+            return replace(self, broken=f"{self.word} {mutation}: not refused")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +111,11 @@ class Mutated:
                 sender = _Sender(site, pictures, self.seed)
                 for i, outcome in enumerate(pool.map(sender.send, range(self.requests)), start=1):
                     words[outcome.word] += 1
-                    if outcome.broken is not None and len(tally.broken) < 10:
+                    if outcome.broken is not None:
                         tally.broken.append(f"request {i - 1}: {outcome.broken}")
+                    if len(tally.broken) >= _ENOUGH_BROKEN:
+                        pool.shutdown(wait=False, cancel_futures=True)
+                        break
                     if i % 1000 == 0:
                         tell(f"{i:,} of {self.requests:,} sent: {dict(words)}")
             _neighbours(good)
@@ -102,13 +124,9 @@ class Mutated:
             tally.demand(before == after, f"processes died: {sorted(set(before) - set(after))}")
             moved = [name for name in before if after.get(name, before[name]) != before[name]]
             tally.demand(not moved, f"processes were started anew: {moved}")
-        for one in good:
-            tally.broken += one.troubles()
         said = " and ".join(f"{n:g}" for n in together.values())
         note = f"same processes throughout; {said} requests to a batch"
-        report = tally.report(good[0], site, note, ended=dict(words), rows_per_batch=together)
-        more = {"sent": good[1].sent, **good[1].counts()}
-        return replace(report, counts={key: n + more[key] for key, n in report.counts.items()})
+        return tally.report(good, site, note, ended=dict(words), rows_per_batch=together)
 
 
 class _Sender:
@@ -143,12 +161,13 @@ class _Sender:
             mutation = any_of(rng, bad_http.MUTATIONS)
             made = mutation(rng, bad_http.message(*parts))
             data = made if isinstance(made, bytes) else made.to_bytes()
-            return self._http(data, f"http {mutation.__name__}")
+            name = mutation.__name__
+            return self._http(data, f"http {name}", closes=name in _NO_HTTP).held_to(name)
         given = bad_grpc.request(*parts)
         mutation = any_of(rng, bad_grpc.MUTATIONS)
         made = mutation(rng, given)
         data = given.SerializeToString() if made is None else made
-        return self._grpc(data, f"grpc {mutation.__name__}")
+        return self._grpc(data, f"grpc {mutation.__name__}").held_to(mutation.__name__)
 
     def _command(self, rng: Rng, by_http: bool) -> _Outcome:
         bad = any_of(rng, BAD_COMMANDS)
@@ -185,12 +204,12 @@ class _Sender:
             return _Outcome(f"grpc {code}", _unclear(text, name))
         return _Outcome("grpc OK", None if reply else f"{name}: an empty answer")
 
-    def _http(self, data: bytes, name: str) -> _Outcome:
+    def _http(self, data: bytes, name: str, *, closes: bool = False) -> _Outcome:
         reply = _exchange(self._site.ports.http, data)
         if reply is None:
             return _Outcome("hang", f"{name}: neither answered nor closed in {_PATIENCE_S:g} s")
         if not reply:
-            return _Outcome("http closed")
+            return _Outcome("http closed", None if closes else f"{name}: closed without a word")
         line, _, rest = reply.partition(b"\r\n")
         words = line.split()
         if len(words) < 2 or not words[1].isdigit():
@@ -250,8 +269,8 @@ def _unclear(text: str, name: str) -> str | None:
     """Say what is wrong with a refusal; None: it is a sentence for its caller."""
     if not text.strip():
         return f"{name}: an empty refusal"
-    found = next((word for word in _UNCLEAR if word in text), None)
-    return None if found is None else f"{name}: {found!r} reached the client: {text[:200]!r}"
+    found = _UNCLEAR.search(text)
+    return found and f"{name}: {found.group()!r} reached the client: {text[:200]!r}"
 
 
 def _rows_per_batch(site: Site) -> float:

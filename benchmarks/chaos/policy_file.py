@@ -25,8 +25,6 @@ _PACE = Pace(rate=40.0, deadline_ms=None)
 _LOOK_EVERY = 20
 """Replacements between two looks at what the cascade says of its policy."""
 
-_BETWEEN_S = 0.02
-
 Put = Callable[[Path], None]
 Spoil = Callable[[dict[str, Any], np.random.Generator], bytes | Put]
 """Bytes of a file that must not serve, or what puts something there that is no file at all."""
@@ -56,12 +54,16 @@ def _foreign_cascade(good: dict[str, Any], _: np.random.Generator) -> bytes:
     return json.dumps(good | {"cascade": "another"}).encode()
 
 
+def _other_classes(good: dict[str, Any], _: np.random.Generator) -> bytes:
+    return json.dumps(good | {"n_classes": good["n_classes"] + 1}).encode()
+
+
 def _fewer_tiers(good: dict[str, Any], _: np.random.Generator) -> bytes:
     return json.dumps(good | {"tiers": good["tiers"][:-1]}).encode()
 
 
 def _wrong_type(good: dict[str, Any], rng: np.random.Generator) -> bytes:
-    keys = ("schema", "cascade", "activation", "classes", "tiers", "points", "default")
+    keys = ("schema", "cascade", "activation", "n_classes", "tiers", "points", "default")
     key = keys[int(rng.integers(len(keys)))]
     values = [None, 7, "x", [], {}, True, [[1]], 1e400]
     return json.dumps(good | {key: values[int(rng.integers(len(values)))]}).encode()
@@ -85,6 +87,7 @@ _SPOILS: tuple[Spoil, ...] = (
     _nested,
     _foreign_expert,
     _foreign_cascade,
+    _other_classes,
     _fewer_tiers,
     _wrong_type,
     _dangling,
@@ -100,6 +103,7 @@ class PolicyFile:
     Attributes:
         times: Replacements in all.
         seed: Of what is written.
+        between_s: From one to the next; longer than a quarter of a second, and each is seen.
         taken_s: A good policy must answer within this time; every instance looks four times a
             second.
     """
@@ -109,6 +113,7 @@ class PolicyFile:
     required: ClassVar[str] = "the last good policy serves, the refusal is reported"
     times: int = 1000
     seed: int = 5
+    between_s: float = 0.3
     taken_s: float = 1.5
 
     @property
@@ -128,17 +133,22 @@ class PolicyFile:
         original = path.read_bytes()
         good = [_with_thresholds(site.policy, t) for t in (None, 0.5, 0.7)]
         asks = site.questions_under(good)
-        now = 0
+        now = refused = 0
+        site.seen("policy refused")
         with site.traffic(_PACE, asks[now]) as traffic:
             settle(traffic, range(len(site.tier_models)))
             for i in range(1, self.times + 1):
                 spoil = _SPOILS[int(rng.integers(len(_SPOILS)))]
                 _put(path, spoil(good[now], rng))
                 tally.times += 1
-                time.sleep(_BETWEEN_S)
+                time.sleep(self.between_s)
                 if i % _LOOK_EVERY and i != self.times:
                     continue
                 said = f"replacement {i} ({spoil.__name__.strip('_')})"
+                # Before the control model is asked, which reads the file, too.
+                seen = self._routers_refused(site)
+                refused += seen
+                tally.demand(seen > 0, f"{said}: no router has refused any since the last look")
                 tally.demand(_refused(site) is not None, f"{said}: no refusal is reported")
                 now, before = (now + 1) % len(good), now
                 traffic.ask(asks[before], or_as=asks[now])
@@ -147,12 +157,22 @@ class PolicyFile:
                 traffic.ask(asks[now])  # from here on no other policy may answer
                 taken += (refusal := _refused(site)) is None
                 tally.demand(refusal is None, f"{said}: a good one after it: {refusal}")
-                tell(f"{said}: refused and reported, a good one taken")
+                tell(f"{said}: {seen} refusals logged, a good one taken")
+                site.seen("policy refused")
         _put(path, original)
         time.sleep(self.taken_s)
-        return tally.report(
-            traffic, site, f"{taken} good ones between them, each in force at once", good=taken
+        note = (
+            f"routers refused {refused:,} times; {taken} good ones between them, each in force "
+            f"within {self.taken_s:g} s"
         )
+        return tally.report([traffic], site, note, good=taken, refusals_logged=refused)
+
+    def _routers_refused(self, site: Site) -> int:
+        """Count the refusals that routers have logged since the last look; wait for the first."""
+        end = time.monotonic() + self.taken_s
+        while not (seen := site.seen("policy refused")) and time.monotonic() < end:
+            time.sleep(0.05)
+        return seen
 
 
 def _refused(site: Site) -> str | None:

@@ -23,6 +23,7 @@ from cascade_router.serve import Ports, free_ports
 from cascade_router.versions import folder_in_force
 
 from .expected import Question, asked, clear_of_edges, logits_of, questions, read
+from .judge import TRACE
 from .traffic import Pace, Traffic
 
 __all__ = ["Site"]
@@ -30,7 +31,7 @@ __all__ = ["Site"]
 _READY_S = 90.0
 _STOP_S = 45.0
 _STUB = "triton_python_backend_stub"
-_ALARMING = re.compile(r"Traceback \(most recent|[Ss]egmentation fault|double free|Aborted")
+_ALARMING = re.compile(rf"{TRACE.pattern}|[Ss]egmentation fault|double free|Aborted")
 
 
 @dataclass(kw_only=True)
@@ -59,6 +60,7 @@ class Site:
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _instances: set[str] = field(default_factory=set, init=False)
     _read_to: int = field(default=0, init=False)
+    _seen_to: int = field(default=0, init=False)
 
     @property
     def grpc_url(self) -> str:
@@ -167,6 +169,14 @@ class Site:
             lines = file.readlines()
             self._read_to = file.tell()
         return [line.strip() for line in lines if _ALARMING.search(line)][:5]
+
+    def seen(self, words: str) -> int:
+        """Count lines with some words that have come into the log since this was asked last."""
+        with self.log.open(errors="replace") as file:
+            file.seek(self._seen_to)
+            lines = file.readlines()
+            self._seen_to = file.tell()
+        return sum(words in line for line in lines)
 
     def __enter__(self) -> Site:
         """Start it and wait until every tier answers."""

@@ -28,6 +28,9 @@ _CANARIES_PER_S = 3.0
 
 _TELL_EVERY_S = 15.0
 
+_ENOUGH_WRONG = 100
+"""More wrong answers than this teach nothing new."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Soak:
@@ -66,6 +69,9 @@ class Soak:
         progress: list[float] = []
         with sampler, site.traffic(pace) as traffic:
             self._watch(traffic, sampler, progress, tell)
+        if traffic.sent < self.requests:
+            tally.broken.append(f"ended after {traffic.sent:,} requests, {traffic.wrong} wrong")
+            return tally.report([traffic], site)
         counted = _served(site) - counted
         slopes = sampler.slopes(progress[: len(sampler.samples)])
         same = _exact_answers(site) == before
@@ -84,7 +90,7 @@ class Soak:
             f"memory {slopes[SHARED]:.1f}, at most {slopes[worst]:.1f} ({worst})"
         )
         return tally.report(
-            traffic,
+            [traffic],
             site,
             note,
             slope_mib_per_million=slopes,
@@ -94,9 +100,9 @@ class Soak:
         )
 
     def _watch(self, traffic: Traffic, sampler: Sampler, progress: list[float], tell: Tell) -> None:
-        """Note how far the load was at each look, until it has ended."""
+        """Note how far the load was at each look, until it has ended or gone too wrong."""
         told = time.monotonic()
-        while traffic.running:
+        while traffic.running and traffic.wrong <= _ENOUGH_WRONG:
             time.sleep(0.05)
             while len(progress) < len(sampler.samples):
                 progress.append(len(traffic.entries) / 1e6)

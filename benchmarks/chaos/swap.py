@@ -63,7 +63,7 @@ class Swap:
                 tell(f"swap {i + 1} of {self.times}: {action} in {seconds[-1]} s")
             time.sleep(1.0)
         took = f"{statistics.median(seconds):.1f} s" if seconds else "nothing"
-        return tally.report(traffic, site, f"a swap takes {took}, one command", swap_s=seconds)
+        return tally.report([traffic], site, f"a swap takes {took}, one command", swap_s=seconds)
 
 
 def _next(i: int, now: Edition, before: Edition) -> tuple[str, Edition]:

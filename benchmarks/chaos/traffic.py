@@ -19,14 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from cascade_client.calls import AsyncTransport, Infer, as_bytes
+from cascade_client.calls import Array, AsyncTransport, Infer, as_bytes
 from cascade_client.transport import connect_async, connect_load
 from cascade_router.errors import CascadeError
 
 from .expected import Question
-from .judge import OUTPUTS, Excuse, Kind, either, judged, judged_error
+from .judge import OUTPUTS, Excuse, Kind, Verdict, either, judged, judged_error
 
 __all__ = ["Entry", "Pace", "Traffic"]
+
+Reply = dict[str, Array] | CascadeError
+"""What becomes of a request."""
+
+_LATE_S = 1.0
+"""A request that ends this much after its caller's patience has hung; it is given up soon after."""
 
 _PAUSE_S = 0.02
 """Of a closed loop after a refusal: a caller that hammers measures its own loop."""
@@ -93,6 +99,7 @@ class Traffic:
     Attributes:
         entries: Every request that has ended.
         sent: How many were sent.
+        wrong: How many of the entries are wrong.
     """
 
     def __init__(
@@ -117,6 +124,7 @@ class Traffic:
         self._thread = threading.Thread(target=self._work, name="traffic", daemon=True)
         self.entries: list[Entry] = []
         self.sent = 0
+        self.wrong = 0
         self._asked = 0
         self._order: list[int] = []
         self._under_way: set[float] = set()
@@ -214,8 +222,11 @@ class Traffic:
             time.sleep(0.05)
 
     def wait_ended(self, before: float) -> None:
-        """Wait until every request that was sent before a moment has ended; each does in time."""
+        """Wait until every request that was sent before a moment has ended, or is given up."""
+        end = time.monotonic() + self._pace.patience_s + 3 * _LATE_S
         while any(sent < before for sent in tuple(self._under_way)):
+            if time.monotonic() > end or not self.running:
+                return  # then the books do not balance, or the load has failed by itself
             time.sleep(0.05)
 
     def _work(self) -> None:
@@ -265,19 +276,28 @@ class Traffic:
         sent = time.monotonic()
         self._under_way.add(sent)
         try:
-            arrays = await transport.send(self._call([asking[0][i] for i in places]))
-        except CascadeError as error:
-            kind, tier, text = judged_error(error, either(excuse, self._excuse))
-        else:
+            async with asyncio.timeout(self._pace.patience_s + 2 * _LATE_S):
+                reply = await _reply(transport, self._call([asking[0][i] for i in places]))
             accepted = {id(some): some for some in (*asking, *self._asking)}.values()
             wanted = [[some[i] for i in places] for some in accepted]
-            kind, tier, text = judged(wanted, arrays, either(excuse, self._excuse))
+            kind, tier, text = self._judged(reply, wanted, either(excuse, self._excuse))
+        except Exception as exc:  # noqa: BLE001  # of ours, but a request that never ended is worse
+            kind, tier, text = Kind.WRONG, -1, f"no answer and no clear error: {exc!r}"
         ended = time.monotonic()
-        if ended - sent > self._pace.patience_s + 1.0:
+        if ended - sent > self._pace.patience_s + _LATE_S:
             kind, text = Kind.WRONG, f"ended {ended - sent:.1f} s after it was sent"
         self._under_way.discard(sent)
+        self.wrong += kind is Kind.WRONG
         self.entries.append(entry := Entry(sent, ended, kind, tier, text))
         return entry
+
+    def _judged(
+        self, reply: Reply, wanted: Sequence[Sequence[Question]], excuse: Excuse
+    ) -> Verdict:
+        deadline = self._pace.deadline_ms is not None
+        if isinstance(reply, CascadeError):
+            return judged_error(reply, excuse, wanted, deadline=deadline)
+        return judged(wanted, reply, excuse, deadline=deadline)
 
     def _next(self) -> int:
         n = len(self._asking[0])
@@ -301,3 +321,10 @@ class Traffic:
             self._outputs,
             timeout_s=self._pace.patience_s,
         )
+
+
+async def _reply(transport: AsyncTransport, call: Infer) -> Reply:
+    try:
+        return await transport.send(call)
+    except CascadeError as error:
+        return error

@@ -10,6 +10,7 @@ from benchmarks.chaos.judge import Excuse, How, Kind, judged, judged_error
 from cascade_router.errors import (
     BusyError,
     NoAnswerError,
+    NotReadyError,
     RequestError,
     ServerError,
     TierError,
@@ -45,8 +46,12 @@ def reply(tier, how=How.FULL, label=None, confidence=None, n=1):
     return {name: np.full((n, 1), value) for name, value in values.items()}
 
 
-def kind(asked, got, excuse=NO_EXCUSE):
-    return judged([[asked]], got, excuse)[0]
+def kind(asked, got, excuse=NO_EXCUSE, *, deadline=False):
+    return judged([[asked]], got, excuse, deadline=deadline)[0]
+
+
+def kind_of(error, excuse=NO_EXCUSE, asked=None, *, deadline=False):
+    return judged_error(error, excuse, [[asked or question()]], deadline=deadline)[0]
 
 
 def test_the_oracles_answer_is_right_and_any_other_is_wrong():
@@ -86,9 +91,14 @@ def test_a_failure_is_excused_only_where_the_fault_is_and_where_the_row_came():
 
 def test_a_deadline_may_cut_a_walk_short_but_not_change_it():
     """Cut short is an answer of a tier below, said to be so."""
-    assert kind(question(), reply(1, How.CUT)) is Kind.DEGRADED
-    assert kind(question(), reply(2, How.CUT)) is Kind.WRONG
-    assert kind(question(min_tier=2), reply(1, How.CUT)) is Kind.WRONG
+    assert kind(question(), reply(1, How.CUT), deadline=True) is Kind.DEGRADED
+    assert kind(question(), reply(2, How.CUT), deadline=True) is Kind.WRONG
+    assert kind(question(min_tier=2), reply(1, How.CUT), deadline=True) is Kind.WRONG
+
+
+def test_no_deadline_cuts_what_was_sent_without_one():
+    """Nothing but a deadline makes an answer short."""
+    assert kind(question(), reply(1, How.CUT)) is Kind.WRONG
 
 
 def test_rows_of_one_request_must_all_fit_one_edition():
@@ -99,28 +109,80 @@ def test_rows_of_one_request_must_all_fit_one_edition():
     mixed = reply(2, n=2)
     mixed["LABEL"] = np.array([[0], [2]])
 
-    assert judged([old, new], reply(2, n=2), Excuse())[0] is Kind.RIGHT
-    assert judged([old, new], reply(2, label=2, n=2), Excuse())[0] is Kind.RIGHT
-    assert judged([old, new], mixed, Excuse())[0] is Kind.WRONG
+    assert judged([old, new], reply(2, n=2), Excuse(), deadline=False)[0] is Kind.RIGHT
+    assert judged([old, new], reply(2, label=2, n=2), Excuse(), deadline=False)[0] is Kind.RIGHT
+    assert judged([old, new], mixed, Excuse(), deadline=False)[0] is Kind.WRONG
+
+
+FULL = BusyError("tier 1: queue full, 32 rows may wait")
+FAILED = BusyError("tier 'large' (model x_large) failed: Stub process is not healthy.")
+LEFT_ALONE = BusyError("tier 2 failed (left alone for a while)")
+SLOW = BusyError("tier 2: no answer within 10000 ms")
+GONE = NotReadyError("tier 'large' (model x_large) failed: Model 'x_large' is not ready")
+LATE = BusyError("cascade_deadline_ms: over before tier 2 had answered")
+NO_MODEL = NotReadyError("Request for unknown model: 'x' is not ready")
+NO_ANSWER = NoAnswerError("x: no answer in time")
+DEAD = Excuse(silence=True)
 
 
 @pytest.mark.parametrize(
     ("error", "excuse", "expected"),
     [
-        (BusyError("queue full"), Excuse(refusals=True), Kind.REFUSED),
-        (TierError("tier failed"), Excuse(refusals=True), Kind.REFUSED),
-        (TierError("tier failed"), Excuse(), Kind.WRONG),
-        (TierError("Traceback (most recent call last)"), Excuse(refusals=True), Kind.WRONG),
-        (RequestError("bad row"), Excuse(refusals=True), Kind.WRONG),
-        (ServerError("no connection"), Excuse(refusals=True), Kind.WRONG),
+        (FULL, Excuse(full=True), Kind.REFUSED),
+        (FULL, TIER_2, Kind.WRONG),
+        (NO_MODEL, DEAD, Kind.REFUSED),
+        (NO_MODEL, TIER_2, Kind.WRONG),
+        (NO_MODEL, Excuse(full=True), Kind.WRONG),
+        (TierError("Stub process is not healthy"), DEAD, Kind.REFUSED),
+        (TierError("Stub process is not healthy"), Excuse(full=True), Kind.WRONG),
+        (BusyError("for a reason that nobody knows"), Excuse(full=True, silence=True), Kind.WRONG),
+        (BusyError("tier 2: fault in the router, see the log"), TIER_2, Kind.WRONG),
+        (RequestError("bad row"), Excuse(full=True), Kind.WRONG),
+        (ServerError("no connection"), Excuse(full=True), Kind.WRONG),
         (ServerError("no connection"), Excuse(connection=True), Kind.BROKEN),
-        (NoAnswerError("x: no answer in time"), Excuse(refusals=True), Kind.WRONG),
-        (NoAnswerError("x: no answer in time"), Excuse(silence=True), Kind.SILENT),
+        (NO_ANSWER, Excuse(full=True), Kind.WRONG),
+        (NO_ANSWER, DEAD, Kind.SILENT),
     ],
 )
-def test_a_failure_needs_an_excuse_and_a_clear_sentence(error, excuse, expected):
-    """Refusals, broken connections and silence are told apart."""
-    assert judged_error(error, excuse)[0] is expected
+def test_a_failure_needs_its_excuse_and_a_sentence_that_is_known(error, excuse, expected):
+    """Full queues, dead models, broken connections and silence are told apart."""
+    assert kind_of(error, excuse) is expected
+
+
+@pytest.mark.parametrize("error", [FAILED, LEFT_ALONE, SLOW, GONE])
+def test_a_failed_tier_refuses_only_what_has_no_answer_without_it(error):
+    """Whatever its status: the policy says whether a row may be refused."""
+    alone = question(min_tier=2)
+
+    assert kind_of(error, TIER_2, alone) is Kind.REFUSED
+    assert kind_of(error, TIER_2, question("fail")) is Kind.REFUSED
+    assert kind_of(error, TIER_2, question()) is Kind.WRONG
+    assert kind_of(error, TIER_2, question("best_so_far")) is Kind.WRONG
+    assert kind_of(error, TIER_1, alone) is Kind.WRONG
+    assert kind_of(error, NO_EXCUSE, alone) is Kind.WRONG
+
+
+def test_time_runs_out_only_where_it_was_bounded_and_something_is_amiss():
+    """A refusal for want of time needs a deadline and a tier that may hang."""
+    assert kind_of(LATE, TIER_2, deadline=True) is Kind.REFUSED
+    assert kind_of(LATE, TIER_2) is Kind.WRONG
+    assert kind_of(LATE, deadline=True) is Kind.WRONG
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Traceback (most recent call last)",
+        'File "model.py", line 3',
+        "KeyError: 'x'\n\nAt:\n  /models/x/1/backend.py(99): execute",
+        "KeyError: 'x' in backend.py(99)",
+    ],
+)
+def test_no_caller_is_told_where_the_code_broke(text):
+    """In whatever form an exception arrives, no excuse is good enough."""
+    everything = Excuse(tiers=frozenset({0, 1, 2}), full=True, connection=True, silence=True)
+
+    assert kind_of(TierError(text), everything) is Kind.WRONG
 
 
 def test_rows_on_the_edge_of_a_threshold_are_not_asked():
