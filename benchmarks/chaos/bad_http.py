@@ -105,6 +105,13 @@ def _parameter(rng: Rng, given: Message) -> Message:
     return _head(given, parameters={key: value})
 
 
+def _no_text(_rng: Rng, given: Message) -> Message:
+    """Send a parameter whose text is no UTF-8."""
+    head = json.dumps(_head(given, parameters={"cascade_point": "?"}).head).encode()
+    head = head.replace(b'"?"', b'"\xff"')
+    return replace(given, raw=head + given.chunks, headers=((_LENGTH, str(len(head))),))
+
+
 def _odd_parameter(rng: Rng, given: Message) -> Message:
     bad: tuple[Any, ...] = (None, [], {}, [1], {"a": {"b": 1}}, [[["x"]]], 10**400, -0.0)
     return _head(given, parameters={"cascade_point": any_of(rng, bad)})
@@ -226,8 +233,18 @@ def _hurt_all(rng: Rng, given: Message) -> bytes:
 Mutation = Callable[[Rng, Message], Message | bytes]
 
 MUTATIONS: tuple[Mutation, ...] = (
-    *(_shape, _dtype, _name, _size, _parameter, _parameter, _odd_parameter, _reserved, _region),
-    *(_outputs, _inputs, _json_data, _head_length, _content_length, _encoding, _path, _method),
+    *(_shape, _dtype, _name, _size, _parameter, _parameter, _no_text, _odd_parameter, _reserved),
+    *(
+        _region,
+        _outputs,
+        _inputs,
+        _json_data,
+        _head_length,
+        _content_length,
+        _encoding,
+        _path,
+        _method,
+    ),
     *(_not_json, _hurt_head, _hurt_body, _cut, _hurt_all),
 )
 """Ways to make a request wrong."""

@@ -16,12 +16,16 @@ __all__ = ["HEAVY", "MUTATIONS", "png"]
 
 Rng = np.random.Generator
 
+_HEADER_END = 8 + 25
+"""Signature and first chunk of a PNG."""
 
-def png(pixels: np.ndarray) -> bytes:
-    """Encode (S, S, 3) uint8 pixels without loss."""
+
+def png(pixels: np.ndarray, extra: bytes = b"") -> bytes:
+    """Encode (S, S, 3) uint8 pixels without loss, with further chunks behind the header."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
+    data = out.getvalue()
+    return data[:_HEADER_END] + extra + data[_HEADER_END:]
 
 
 def _other_kind(rng: Rng, picture: bytes) -> bytes:
@@ -87,6 +91,12 @@ def _huge_jpeg(rng: Rng, picture: bytes) -> bytes:
     return bytes(data)
 
 
+def _odd_extra(rng: Rng, _: bytes) -> bytes:
+    """Hold a chunk beside good pixels that says what is none of a picture's business."""
+    extra = any_of(rng, _EXTRAS)
+    return png(rng.integers(0, 256, (8, 8, 3), np.uint8), extra)
+
+
 def _empty(_rng: Rng, _: bytes) -> bytes:
     return b""
 
@@ -112,11 +122,20 @@ def _zeros() -> bytes:
     return b"".join([*(packer.compress(bytes(2**20)) for _ in range(64)), packer.flush()])
 
 
+_EXTRAS = (
+    _chunk(b"eXIf", b"II*\0"),
+    _chunk(b"eXIf", b"II+\0\x08\0\0\0" + bytes(8)),
+    _chunk(b"tEXt", b"Raw profile type exif\0\nexif\n4\n49492a00"),
+    _chunk(b"tEXt", b"xmp\0<x:xmpmeta/>"),
+    _chunk(b"tEXt", b"transparency\0abc"),
+)
+"""Metadata that is cut short, of a kind that is not known, or named like something else."""
+
 Mutation = Callable[[Rng, bytes], bytes]
 
 MUTATIONS: tuple[Mutation, ...] = (
     *(_hurt, _hurt, _hurt, _other_kind, _other_kind, _other_kind, _forbidden, _empty),
-    *(_huge_png, _huge_gif, _huge_tiff, _huge_jpeg),
+    *(_huge_png, _huge_gif, _huge_tiff, _huge_jpeg, _odd_extra),
 )
 """Ways to spoil a picture that cost the sender next to nothing."""
 

@@ -19,9 +19,9 @@ BAD_SHAPES: tuple[Any, ...] = (
 BAD_PARAMETERS: tuple[tuple[str, Any], ...] = (
     *(("cascade_point", bad) for bad in ("turbo", "", 5, True, 0.5, "x" * 100_000, "\0", "../..")),
     *(("cascade_min_tier", bad) for bad in (-1, 99, 2**62, "zero", "", True, 0.5, "1e3", "٣")),
-    *(("cascade_max_tier", bad) for bad in (-1, 99, -(2**62), "None", False, 1e300)),
+    *(("cascade_max_tier", bad) for bad in (-1, 99, -(2**62), "None", False, 1e300, "9" * 5000)),
     *(("cascade_efficiency", bad) for bad in ("nan", "inf", -0.1, 1.1, "", True, "half", 2**60)),
-    *(("cascade_deadline_ms", bad) for bad in (0, -5, "nan", "inf", "-inf", 1e-9, "soon", True)),
+    *(("cascade_deadline_ms", bad) for bad in (0, -5, "nan", "inf", "-inf", "soon", True)),
     *((f"cascade_{name}", 1) for name in ("pint", "", "point ", "x" * 10_000)),
 )
 """Request parameters that the router refuses, each as bool, integer, number or text."""
