@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -217,7 +218,7 @@ def _one(
 
 
 def _is_whole(disk: Path, name: str) -> bool:
-    """Say whether a file is what a build keeps: a note that can be read, or a part of an expert.
+    """Say whether a file is what a build keeps: notes and rows that can be read, parts of experts.
 
     An expert has a list of its files with their digests, written when all of them are there.
     """
@@ -227,8 +228,10 @@ def _is_whole(disk: Path, name: str) -> bool:
     try:
         if path.suffix == ".json":
             return isinstance(json.loads(path.read_bytes()), dict)
+        if path.suffix == ".npz":
+            return ZipFile(path).testzip() is None
         listed = json.loads((path.parent / _BUILT).read_bytes())["files"][path.name]["digest"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, BadZipFile):
         return False
     return bool(listed == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
 
