@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _BUILD = Path(__file__).parents[2] / "build"
-WAITING = 32
+WAITING = 16
 """Requests that may wait for the router, and rows for a tier: a short flood fills every queue."""
 
 CALLS_PER_TIER = 2
