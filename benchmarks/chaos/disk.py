@@ -211,7 +211,7 @@ def _one(
     after = _state(disk)
     differing = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
     made = [disk / name for name in differing if name in after and _is_whole(disk, name)]
-    harmed = [name for name in differing if disk / name not in made and not _is_copy(name, after)]
+    harmed = [name for name in differing if disk / name not in made]
     tally.demand(not harmed, f"{where}: these differ afterwards: {', '.join(harmed[:5])}")
     for folder in {path.parent for path in made if path.name == _BUILT}:
         shutil.rmtree(folder)
@@ -234,11 +234,6 @@ def _is_whole(disk: Path, name: str) -> bool:
     except (OSError, ValueError, KeyError, BadZipFile):
         return False
     return bool(listed == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
-
-
-def _is_copy(name: str, after: Mapping[str, str]) -> bool:
-    """Say whether a file is the policy in force, laid aside before another could be written."""
-    return name.endswith("policy.json.old") and after.get(name) == after[name[: -len(".old")]]
 
 
 @contextmanager

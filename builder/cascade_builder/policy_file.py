@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,8 +98,10 @@ def place(policy: Policy, folder: Path, *, dry_run: bool = False) -> Placed:
     if before is not None and _timeless(before) == _timeless(policy):
         return Placed(action="kept")
     if not dry_run:
-        put(folder / "policy.json.old", old)
-        put(path, policy.to_json().encode())
+        # What was laid aside before is given up only once there is room for the new policy.
+        with _drafted(path, policy.to_json().encode()) as draft:
+            put(folder / "policy.json.old", old)
+            draft.replace(path)
     names = before.point_names if before is not None else []
     lost = tuple(name for name in names if name not in policy.point_names)
     return Placed(action="replaced", lost_points=lost)
@@ -118,6 +122,17 @@ def put(path: Path, data: bytes) -> None:
     Raises:
         BuildError: If the file system refuses.
     """
+    with _drafted(path, data) as draft:
+        draft.replace(path)
+
+
+@contextmanager
+def _drafted(path: Path, data: bytes) -> Iterator[Path]:
+    """Write what a file is to be beside it; removed in the end, if it has not taken its place.
+
+    Raises:
+        BuildError: If the file system refuses that, or what is done with it.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
@@ -129,7 +144,7 @@ def put(path: Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             # mkstemp shows a file to its owner only; the server may run as somebody else.
             draft.chmod(0o644)
-            draft.replace(path)
+            yield draft
         finally:
             draft.unlink(missing_ok=True)
     except OSError as exc:
