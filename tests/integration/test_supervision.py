@@ -1,6 +1,7 @@
 """`cascade-serve` as a process: what dies comes back, what is told is true, nothing is left."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -13,7 +14,7 @@ from supervised import SERVE, Served
 from cascade_builder.demo import notes
 from cascade_client import CascadeClient
 from cascade_router.errors import CascadeError
-from cascade_router.serve import free_ports
+from cascade_router.serve import Server, free_ports
 from cascade_router.supervision.processes import Process, stubs_of
 
 MEMORY = Path("/dev/shm")
@@ -29,6 +30,12 @@ def folder(tmp_path_factory):
 def served(folder, only_pitch):
     with Served(folder, only_pitch) as made:
         yield made
+
+
+@pytest.fixture
+def own_pitch(only_pitch, tmp_path):
+    """A repository that nobody serves."""
+    return shutil.copytree(only_pitch, tmp_path / "models")
 
 
 @pytest.fixture(scope="module")
@@ -135,34 +142,58 @@ def test_what_an_operator_unloads_is_not_brought_back(served):
     served.until(lambda: served.state()["ready"], PATIENCE_S)
 
 
-def test_a_stock_server_is_watched(repository, only_pitch, tmp_path):
+@pytest.fixture(scope="module")
+def stock(only_pitch, folder):
+    """A tritonserver that nobody looks after."""
+    log = folder / "stock"
+    with Server(repository=only_pitch, ports=free_ports(), log=log, stop_s=2) as made:
+        yield made
+
+
+def kill_all(stock, model):
+    for one in stubs_of(stock.pid):
+        if one.model == model:
+            os.kill(one.process.pid, signal.SIGKILL)
+
+
+def test_a_stock_server_is_watched(stock, only_pitch, tmp_path):
     """`--watch` revives the models of a tritonserver that it did not start."""
-    from cascade_router.serve import Server
+    with Served(tmp_path, only_pitch, f"--watch={stock.grpc_url}") as watched:
+        kill_all(stock, "pitch_tiny")
+        watched.until(lambda: not watched.state()["ready"], PATIENCE_S)
+        watched.until(lambda: watched.state()["ready"], PATIENCE_S)
 
-    log = tmp_path / "stock"
-    with Server(repository=only_pitch, ports=free_ports(), log=log, stop_s=2) as stock:
-        watched = Served(tmp_path, only_pitch, f"--watch={stock.grpc_url}")
-        with watched:
-            for one in stubs_of(stock.pid):
-                if one.model == "pitch_tiny":
-                    os.kill(one.process.pid, signal.SIGKILL)
-            watched.until(lambda: not watched.state()["ready"], PATIENCE_S)
-            watched.until(lambda: watched.state()["ready"], PATIENCE_S)
-
-            assert watched.state()["models"]["pitch_tiny"]["revivals"] == 1
-        assert watched.process.returncode == 0
-        assert stock.ended is None
+        assert watched.state()["models"]["pitch_tiny"]["revivals"] == 1
+    assert watched.process.returncode == 0
+    assert stock.ended is None
 
 
-def test_a_killed_supervisor_leaves_nothing_to_the_next(only_pitch, tmp_path, rows, expected):
+def test_a_watcher_told_to_stop_ends_what_it_began(stock, only_pitch, tmp_path):
+    """The model that it unloaded is loaded before it goes: nobody else would do that."""
+    import tritonclient.grpc as grpc
+
+    with Served(tmp_path, only_pitch, f"--watch={stock.grpc_url}") as watched:
+        kill_all(stock, "pitch_medium")
+        watched.until(lambda: "pitch_medium: reviving" in watched.told, PATIENCE_S)
+        watched.process.terminate()
+        assert watched.process.wait(PATIENCE_S) == 0
+
+    asked = grpc.InferenceServerClient(stock.grpc_url)
+    try:
+        assert asked.is_model_ready("pitch_medium")
+    finally:
+        asked.close()
+
+
+def test_a_killed_supervisor_leaves_nothing_to_the_next(own_pitch, tmp_path, rows, expected):
     """Its orphaned server, which has the ports, is ended and its shared memory removed."""
-    first = Served(tmp_path, only_pitch)
+    first = Served(tmp_path, own_pitch)
     with first:
         orphan, mark = first.server, first.mark
         first.process.kill()
         first.process.wait()
         assert Process.read(orphan) is not None
-        with Served(tmp_path, only_pitch, ports=first.ports) as second:
+        with Served(tmp_path, own_pitch, ports=first.ports) as second:
             found = Process.read(orphan)
             assert found is None or found.state == "Z"
             assert list(MEMORY.glob(f"{mark}*")) == []
@@ -170,9 +201,9 @@ def test_a_killed_supervisor_leaves_nothing_to_the_next(only_pitch, tmp_path, ro
             assert labels(second, rows) == expected
 
 
-def test_sigterm_drains(only_pitch, tmp_path):
+def test_sigterm_drains(own_pitch, tmp_path):
     """Requests under way are answered, new ones refused, and it ends with status 0, all swept."""
-    with Served(tmp_path, only_pitch) as served:
+    with Served(tmp_path, own_pitch) as served:
         mark = served.mark
         batch = np.repeat(np.stack(notes.rows()[:1]), 32, axis=0)
         outcomes, refused = [], threading.Event()
