@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import oracle
 import pytest
 import toy_onnx
 from onnx_files import INPUTS, linear, save, two_layers
+from supervised import Served
 from tritonclient.grpc import InferenceServerClient
 
 from cascade_builder.build import build
@@ -25,6 +27,7 @@ from cascade_client import CascadeClient
 from cascade_router.errors import BuildError, CascadeError, ServerError
 from cascade_router.keys import HEADER, Keys
 from cascade_router.serve import Server, free_ports
+from cascade_router.supervision.processes import stubs_of
 from cascade_router.versions import folder_in_force
 
 ROWS = np.random.default_rng(5).standard_normal((64, INPUTS)).astype(np.float32)
@@ -322,6 +325,48 @@ def _instances(site):
 def _sources(tree):
     """Leave out what Python's stubs write beside models."""
     return {name: data for name, data in tree.items() if "__pycache__" not in name}
+
+
+class Deadly(TritonServer):
+    """A server where the process of a second version of a model dies once it is loaded."""
+
+    def __init__(self, served, model):
+        super().__init__(served.url)
+        self.served, self.model = served, model
+        self.died = 0
+
+    def load(self, model):
+        super().load(model)
+        found = [one for one in stubs_of(self.served.server) if one.model == self.model]
+        second = [one for one in found if one.version != "1"]
+        if second and not self.died:
+            for one in second:
+                one.process.send(signal.SIGKILL)
+            self.died = len(second)
+            threading.Event().wait(3)  # it is looked at several times meanwhile
+            message = "a process of the new version died"
+            raise ServerError(message)
+
+
+@pytest.mark.parametrize("model", ["toy_small", pytest.param("toy_router", marks=pytest.mark.slow)])
+def test_a_new_version_that_dies_takes_nothing_from_clients(tmp_path, model):
+    """`cascade-serve` leaves it to who deploys it: the old edition serves on, without a gap."""
+    spec = Spec.read(toy_onnx.write(tmp_path))
+    build(spec, tmp_path / "repository", artifacts_folder=tmp_path / "build")
+    with Served(tmp_path, tmp_path / "repository") as served:
+        deadly = Deadly(served, model)
+        site = Site(tmp_path, served, deadly)
+        editions = [(0.0, site.truth())]
+        site.replace()
+        with Load(served.url) as load:
+            with pytest.raises(ServerError, match="a process of the new version died"):
+                site.deploy()
+            time.sleep(0.3)
+
+        assert deadly.died > 0
+        check(load, editions)
+        assert {one["revivals"] for one in served.state()["models"].values()} == {0}
+        served.until(lambda: served.state()["ready"], 60)
 
 
 @pytest.mark.slow
