@@ -50,6 +50,9 @@ class FakeServer:
         for folder in sorted(folders, key=lambda one: "step {" in _config_of(one)):
             self._load(folder.name)
 
+    def let_pass(self) -> None:
+        """Have nothing under way."""
+
     def states(self) -> dict[str, dict[int, str]]:
         self._alive()
         return {model: dict(versions) for model, versions in self._states.items()}

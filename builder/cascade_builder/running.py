@@ -33,6 +33,7 @@ UNLOADED = "UNLOADED"
 _FIRST_ANSWER_S = 5.0
 _LOAD_S = 600.0
 _INFER_S = 60.0
+_TAKEN_S = 1.0
 
 
 class Running(Protocol):
@@ -52,6 +53,9 @@ class Running(Protocol):
 
     def unload(self, model: str) -> None:
         """Take a model out of service; what is under way is answered first."""
+
+    def let_pass(self) -> None:
+        """Wait until every request that came before now holds the versions that will answer it."""
 
     def ready(self) -> bool:
         """Say what Triton's own readiness says."""
@@ -125,6 +129,15 @@ class TritonServer:
         self._call(
             lambda: self._client.unload_model(model, headers=self._headers, client_timeout=_LOAD_S)
         )
+
+    def let_pass(self) -> None:
+        """Wait a second.
+
+        Triton 2.51 looks up all versions that an ensemble calls when it begins with a request. A
+        request that it has taken begins at once, but on a busy machine its thread may have to wait
+        for a core, and nothing says so.
+        """
+        time.sleep(_TAKEN_S)
 
     def ready(self) -> bool:
         """Say what Triton's own readiness says."""

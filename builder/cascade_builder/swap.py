@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,8 @@ class Swap:
         called = self._server.step_version(edition.cascade, edition.router_model)
         if called != edition.router:
             self._server.load(edition.cascade)
+        if self._loaded(edition.router_model) != {edition.router}:
+            self._server.let_pass()
         # The router first: what it has taken it still asks its experts for.
         for model in reversed(edition.models):
             self._only(model, edition.models[model], configs.get(model))
@@ -128,22 +130,33 @@ class Swap:
     ) -> None:
         """Serve the old edition alone again; what is in the way of that is told, not raised."""
         switched = self._config(old.cascade).read_bytes() != before[old.cascade]
-        try:
+        # The ensemble alone at first: a load looks at what it calls, too, and a router whose config
+        # said so by then would go before the ensemble that calls it.
+        with self._told_only():
+            self._put_back({old.cascade: before[old.cascade]})
+        if switched:  # whatever became of the load, this one comes after it
+            with self._told_only():
+                self._server.load(old.cascade)
+                self._server.let_pass()
+        with self._told_only():
             self._put_back(before)
-        except CascadeError as exc:
-            self._tell(f"warning: {exc.message}")
         # The old one, unless not even the ensemble's config could be written back: then the new
         # one, whose checks it passed. Never may the router go that the ensemble calls.
         try:
             stays = Edition.in_force(self._root, old.cascade)
             self._tell(f"going back: router version {stays.router} stays in force")
-            if switched:  # whatever became of the load, this one comes after it
-                self._server.load(old.cascade)
             self.settle(stays)
             if was_ready:
                 self._clear_failures(old, new)
         except CascadeError as exc:
             self._tell(f"warning: {exc.message}; the next command tries it again")
+
+    @contextlib.contextmanager
+    def _told_only(self) -> Iterator[None]:
+        try:
+            yield
+        except CascadeError as exc:
+            self._tell(f"warning: {exc.message}")
 
     def _put_back(self, before: Mapping[str, bytes]) -> None:
         """Have every config say what it said, whether a server is there to see it or not."""

@@ -53,7 +53,7 @@ def test_placeholders_are_new_each_time(tmp_path):
     seen = set()
     for _ in range(2):
         with (tmp_path / "out").open("wb") as file:
-            command = ["/bin/sh", "-c", "read line", "x"]
+            command = ["/bin/sh", "-c", "sleep 2; :", "x"]
             process = start_hidden(command, [f"--a=b:key={SECRET}"], env={}, out=file)
             seen |= set(
                 re.findall(r"key=([\w-]{40,})", Path(f"/proc/{process.pid}/cmdline").read_text())
