@@ -85,14 +85,20 @@ class Question:
         """The full cascade's answer."""
         return reply_to(self.policy, self.logits, self.ask)
 
-    def cut(self, reply: Reply) -> bool:
-        """Say whether a deadline may have cut the walk short to this reply."""
+    def cut(self, reply: Reply, tiers: frozenset[int] = frozenset()) -> bool:
+        """Say whether a deadline may have cut the walk short to this reply.
+
+        Args:
+            reply: The answer so far.
+            tiers: Some of them may have failed before, which sends rows further up.
+        """
         low, high = self.ask.get("min_tier", 0), self.ask.get("max_tier", len(self.logits) - 1)
         if not low <= reply.tier <= high:
             return False
         alone = {"min_tier": reply.tier, "max_tier": reply.tier}
         so_far = reply_to(self.policy, self.logits, {**self.ask, **alone})
-        return reply.tier < self.right.tier and reply.same(so_far)
+        ends = [self.right.tier, *(one[0] for one in self._without_some(tiers) if one)]
+        return reply.tier < max(ends) and reply.same(so_far)
 
     def degraded(self, reply: Reply, tiers: frozenset[int]) -> bool:
         """Say whether a reply is what the policy makes of a failure of some of these tiers."""

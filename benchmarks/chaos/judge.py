@@ -137,7 +137,7 @@ def _one(question: Question, reply: Reply, how: int, excuse: Excuse, deadline: b
         return Kind.RIGHT, reply.tier, ""
     if how == How.FAILED and question.degraded(reply, excuse.tiers):
         return Kind.DEGRADED, reply.tier, ""
-    if how == How.CUT and deadline and question.cut(reply):
+    if how == How.CUT and deadline and question.cut(reply, excuse.tiers):
         return Kind.DEGRADED, reply.tier, ""
     said = f"{dict(question.parameters)}: expected {question.right}, got {reply}, DEGRADED {how}"
     return Kind.WRONG, reply.tier, said

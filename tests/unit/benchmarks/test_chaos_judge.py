@@ -96,6 +96,17 @@ def test_a_deadline_may_cut_a_walk_short_but_not_change_it():
     assert kind(question(min_tier=2), reply(1, How.CUT), deadline=True) is Kind.WRONG
 
 
+def test_a_deadline_may_cut_short_what_a_failure_sent_up():
+    """The first tier would have answered; it failed, and time ran out at the second."""
+    sure = LOGITS * np.array([[9.0], [1.0], [1.0]])
+    asked, tier_0 = question(logits=sure), Excuse(tiers=frozenset({0}))
+
+    assert kind(asked, reply(0, confidence=softmax(0, sure))) is Kind.RIGHT
+    assert kind(asked, reply(1, How.CUT), tier_0, deadline=True) is Kind.DEGRADED
+    assert kind(asked, reply(1, How.CUT), TIER_2, deadline=True) is Kind.WRONG
+    assert kind(asked, reply(2, How.CUT), tier_0, deadline=True) is Kind.WRONG
+
+
 def test_no_deadline_cuts_what_was_sent_without_one():
     """Nothing but a deadline makes an answer short."""
     assert kind(question(), reply(1, How.CUT)) is Kind.WRONG
