@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 
+from cascade_router.supervision.processes import Process, Stub
 from cascade_router.supervision.triton import Known, Outcome, Port, Reply, Version
 
 FRAME = Port(name="FRAME", datatype="FP32", shape=(4,))
@@ -167,3 +168,22 @@ class FakeServer:
     def stop(self, timeout_s):
         self.stopped = True
         return 0
+
+
+def rounds(ward, clock, n, seconds=3.0):
+    """Look n times; stops at the first revival."""
+    for _ in range(n):
+        clock.sleep(seconds)
+        ward.look()
+        if ward.revive():
+            ward.look()
+            return True
+    return False
+
+
+def stub(pid, state, model="pitch_large", version="1"):
+    """A process of a model; one that has ended no longer tells of which."""
+    process = Process(pid=pid, parent=1, state=state, started=7, user=0, program="", arguments=())
+    if state == "Z":
+        return Stub(process=process)
+    return Stub(process=process, model=model, version=version, region=f"cascade_serve_{pid}_x")

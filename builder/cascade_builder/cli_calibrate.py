@@ -49,19 +49,14 @@ __all__ = ["calibrate"]
     metavar="P",
     help="Probability that all promises of the ladder hold.",
 )
-@click.option(
-    "--batch",
-    type=click.FloatRange(0, min_open=True),
-    metavar="N",
-    help="Mean rows per batch that arrives.  [default: 8]",
-)
+@common_options.batch()
 @click.option(
     "--labels/--agreement",
     "with_labels",
     default=None,
     help="Promise accuracy, or agreement with the last expert.  [default: labels if recorded]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the split.")
+@common_options.seed()
 @click.option(
     "--report",
     type=click.Path(file_okay=False, path_type=Path),

@@ -34,19 +34,14 @@ __all__ = ["plan"]
     metavar="N",
     help="Experts in a cascade, at most.",
 )
-@click.option(
-    "--batch",
-    type=click.FloatRange(0, min_open=True),
-    metavar="N",
-    help="Mean rows per batch that arrives.  [default: 8]",
-)
+@common_options.batch()
 @click.option(
     "--labels/--agreement",
     "with_labels",
     default=None,
     help="Judge by accuracy, or by agreement with the costliest.  [default: labels if recorded]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the split.")
+@common_options.seed()
 @common_options.json_report("plan")
 def plan(
     pool: str,

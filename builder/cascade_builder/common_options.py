@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["Option", "artifacts", "json_report", "records", "repository"]
+__all__ = ["Option", "artifacts", "batch", "json_report", "records", "repository", "seed"]
 
 Option = Callable[[Any], Any]
 """Adds an option to a command."""
@@ -31,6 +31,23 @@ def records() -> Option:
         "records_file",
         type=click.Path(dir_okay=False, path_type=Path),
         help="What `record` wrote.  [default: build/CASCADE/records.npz]",
+    )
+
+
+def batch() -> Option:
+    """Take ``--batch``."""
+    return click.option(
+        "--batch",
+        type=click.FloatRange(0, min_open=True),
+        metavar="N",
+        help="Mean rows per batch that arrives.  [default: 8]",
+    )
+
+
+def seed() -> Option:
+    """Take ``--seed``."""
+    return click.option(
+        "--seed", type=int, default=0, show_default=True, metavar="N", help="Of the split."
     )
 
 

@@ -3,22 +3,11 @@
 import itertools
 
 import pytest
-from fake_supervised import Clock, FakeTriton, dead
+from fake_supervised import dead, rounds, stub
 
 from cascade_router.supervision.health import Patience
-from cascade_router.supervision.processes import Process, Stub
 from cascade_router.supervision.stub_watch import StubWatch
 from cascade_router.supervision.ward import Ward
-
-
-@pytest.fixture
-def triton():
-    return FakeTriton()
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture
@@ -26,24 +15,6 @@ def ward(triton, clock):
     made = Ward(triton, [].append, clock=clock)
     made.look()
     return made
-
-
-def rounds(ward, clock, n, seconds=3.0):
-    """Look n times; stops at the first revival."""
-    for _ in range(n):
-        clock.sleep(seconds)
-        ward.look()
-        if ward.revive():
-            ward.look()
-            return True
-    return False
-
-
-def stub(pid, state, model="pitch_large", version="1"):
-    process = Process(pid=pid, parent=1, state=state, started=7, user=0, program="", arguments=())
-    if state == "Z":
-        return Stub(process=process)
-    return Stub(process=process, model=model, version=version, region=f"region{pid}")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from fake_supervised import Clock, FakeServer, FakeTriton
+from fake_supervised import FakeServer, FakeTriton
 
 from cascade_router.errors import ServerError
 from cascade_router.supervision.drain import drain
@@ -26,11 +26,6 @@ class Script(threading.Event):
         else:
             self.set()
         return self.is_set()
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture

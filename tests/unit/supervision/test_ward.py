@@ -4,10 +4,10 @@ import itertools
 import signal
 
 import pytest
-from fake_supervised import ANSWERED, Clock, FakeTriton, dead
+from fake_supervised import ANSWERED, dead, rounds, stub
 
 from cascade_router.supervision.health import Patience
-from cascade_router.supervision.processes import Process, Stub
+from cascade_router.supervision.processes import Process
 from cascade_router.supervision.stub_watch import StubWatch
 from cascade_router.supervision.triton import Outcome, Reply
 from cascade_router.supervision.ward import Ward
@@ -15,16 +15,6 @@ from cascade_router.supervision.ward import Ward
 LATE = Reply(outcome=Outcome.LATE, why="no answer in time")
 BUSY = Reply(outcome=Outcome.BUSY, why="exceeds maximum queue size")
 WRONG = Reply(outcome=Outcome.FAILED, why="CUDA error")
-
-
-@pytest.fixture
-def triton():
-    return FakeTriton()
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture
@@ -37,17 +27,6 @@ def ward(triton, clock, told):
     made = Ward(triton, told.append, clock=clock)
     made.look()
     return made
-
-
-def rounds(ward, clock, n, seconds=3.0):
-    """Look n times; stops at the first revival."""
-    for _ in range(n):
-        clock.sleep(seconds)
-        ward.look()
-        if ward.revive():
-            ward.look()
-            return True
-    return False
 
 
 def test_a_healthy_cascade_is_ready_tier_by_tier(ward, triton, told):
@@ -189,17 +168,11 @@ def test_a_server_that_does_not_answer_is_not_ready(ward, triton, told):
     assert told[1:] == ["server: does not answer: Socket closed"]
 
 
-def stub(pid, state, model="pitch_large", region="cascade_serve_1_x"):
-    known = state != "Z"
-    process = Process(pid=pid, parent=1, state=state, started=7, user=0, program="", arguments=())
-    return Stub(process=process, model=model if known else "", region=region if known else "")
-
-
 def test_a_process_seen_dying_is_revived_at_once(triton, clock, told, tmp_path):
     """No canary has to fail first; its shared memory is removed, and it is revived once."""
     (tmp_path / "cascade_serve_1_x").touch()
     (tmp_path / "foreign").touch()
-    alive = [stub(1, "S"), stub(2, "S", region="cascade_serve_1_y")]
+    alive = [stub(1, "S"), stub(2, "S")]
     found = list(alive)
     watch = StubWatch(
         1, "cascade_serve_1_", look=lambda _: found, memory=tmp_path, sleep=clock.sleep
@@ -269,7 +242,7 @@ def test_a_cascade_without_one_of_its_parts_is_not_ready(ward, triton, clock, pa
 
 def test_a_dead_process_is_not_forgotten_for_a_healthy_twin(triton, clock, told):
     """Canaries that another instance answers clear nothing; the model is loaded anew."""
-    found = [stub(1, "S"), stub(2, "S", region="cascade_serve_1_y")]
+    found = [stub(1, "S"), stub(2, "S")]
     watch = StubWatch(1, "cascade_serve_1_", look=lambda _: found, clock=clock, sleep=clock.sleep)
     ward = Ward(triton, told.append, stubs=watch, clock=clock)
     ward.look()
