@@ -72,7 +72,6 @@ def faults(*, short: bool) -> list[Fault]:
             between_s=0.02 if short else 0.3,
             taken_s=3.0 if short else 1.5,
         ),
-        Flood(seconds=2.0 if short else 30.0, timed=timed),
         Kill(
             name="kill-server",
             whom="tritonserver under cascade-serve",
@@ -80,6 +79,7 @@ def faults(*, short: bool) -> list[Fault]:
             times=1 if short else 20,
             timed=timed,
         ),
+        Flood(seconds=2.0 if short else 30.0, timed=timed),
         Swap(times=2 if short else 50),
         Disk(times=1 if short else 5),
         Mutated(requests=1000 if short else 10_000),

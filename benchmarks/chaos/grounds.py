@@ -28,11 +28,12 @@ __all__ = [
     "nulls",
     "pictures_of",
     "pitch",
+    "short_queues",
 ]
 
 _BUILD = Path(__file__).parents[2] / "build"
 WAITING = 16
-"""Requests that may wait for the router, and rows for a tier: a short flood fills every queue."""
+"""Requests that may wait for the router, and rows for a tier, where queues are short."""
 
 CALLS_PER_TIER = 2
 """Calls of one tier that one router may have under way."""
@@ -41,25 +42,15 @@ _COST_MS = {1: 1.0, 64: 4.0}
 """Said of null experts, so that rows go up to them as to real ones."""
 
 
-def pitch(scratch: Path, on_failure: str = "escalate", *, first_in_router: bool = True) -> Site:
+def pitch(scratch: Path, **router: Any) -> Site:
     """Serve the cascade `pitch`: three real experts, light enough for two cores.
 
     Args:
         scratch: Gets repository and log.
-        on_failure: Its ``on_tier_failure``.
-        first_in_router: Whether the first expert runs in the router's process, as by default; else
-            it is called and may fail like the others.
+        router: Values of the spec's ``[router]`` that differ from the demo's.
     """
     spec = Spec.find("pitch")
-    router = replace(
-        spec.router,
-        max_waiting_rows=WAITING,
-        max_waiting_requests=WAITING,
-        calls_per_tier=CALLS_PER_TIER,
-        on_tier_failure=on_failure,
-        runs_first_expert=first_in_router,
-    )
-    spec = replace(spec, router=router)
+    spec = replace(spec, router=replace(spec.router, **router))
     repository = scratch / "models"
     build(spec, repository, artifacts_folder=_BUILD)
     return Site(
@@ -67,7 +58,7 @@ def pitch(scratch: Path, on_failure: str = "escalate", *, first_in_router: bool 
         cascade="pitch",
         rows=_frames(),
         log=scratch / "server.log",
-        on_failure=on_failure,
+        on_failure=spec.router.on_tier_failure,
     )
 
 
@@ -78,7 +69,21 @@ def every_tier_called(scratch: Path, on_failure: str = "escalate") -> Site:
         scratch: Gets repository and log.
         on_failure: Its ``on_tier_failure``.
     """
-    return pitch(scratch, on_failure, first_in_router=False)
+    return pitch(scratch, on_tier_failure=on_failure, runs_first_expert=False)
+
+
+def short_queues(scratch: Path) -> Site:
+    """Serve `pitch` so that a short flood fills every queue.
+
+    Args:
+        scratch: Gets repository and log.
+    """
+    return pitch(
+        scratch,
+        max_waiting_rows=WAITING,
+        max_waiting_requests=WAITING,
+        calls_per_tier=CALLS_PER_TIER,
+    )
 
 
 def nulls(scratch: Path) -> Site:

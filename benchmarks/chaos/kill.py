@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -128,8 +128,7 @@ def _strike(
 ) -> bool:
     """Kill a process and wait until all is well again."""
     tiers = range(len(site.tier_models))
-    # Where the machine has other things to do, less than this fault fills the short queues.
-    traffic.excuse(replace(excuse, full=excuse.full or not tally.timed))
+    traffic.excuse(excuse)
     since = time.monotonic()
     victim.kill()
     tally.times += 1

@@ -92,8 +92,7 @@ class StopTier:
     ) -> tuple[float, float | None]:
         """Say how long the stop lasted, and how long full service was away after it."""
         victims = site.stubs(site.tier_models[tier])
-        # What waits for a tier that neither answers nor fails may fill its short queue.
-        traffic.excuse(Excuse(tiers=frozenset({tier}), full=True))
+        traffic.excuse(Excuse(tiers=frozenset({tier})))
         start = time.monotonic()
         for victim in victims:
             victim.suspend()
