@@ -49,7 +49,7 @@ class PyTritonCascade:
     def open(self, setup: Setup) -> Iterator[Loadable]:
         """Start it, and load it by gRPC."""
         port = free_ports().grpc
-        with running("pytriton_app", setup, port, _pytriton_environment):
+        with running("pytriton_app", setup, port, _pytriton_environment, starts=3):
             yield Loadable(
                 candidate=setup.candidate(self.name, setup.cascade),
                 connect=lambda: connect_load(f"127.0.0.1:{port}"),
@@ -91,6 +91,7 @@ def running(
     environment: Callable[[Path], Mapping[str, str]],
     *,
     timeout_s: float = 60.0,
+    starts: int = 1,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program of this package until the block ends.
 
@@ -102,6 +103,8 @@ def running(
         port: Where it listens, on loopback.
         environment: Added to ours, given the folder that is the program's own.
         timeout_s: Longest wait for it to be ready.
+        starts: How often it is started before its end counts. (PyTriton's server now and then asks
+            a socket of its own that does not listen yet.)
 
     Raises:
         ServerError: If it ends before it is ready.
@@ -111,21 +114,33 @@ def running(
     with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
         (folder / SETUP).write_text(setup.to_json())
-        with open(folder / "log", "wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"{__package__}.{program}", scratch, str(port)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                cwd=_ROOT,
-                env={**os.environ, **environment(folder)},
-                start_new_session=True,
-            )
-        try:
-            _wait(process, program, folder, timeout_s)
-            yield process
-        finally:
-            _stop(process)
+        command = [sys.executable, "-m", f"{__package__}.{program}", scratch, str(port)]
+        for left in reversed(range(starts)):
+            process = _start(command, folder / "log", environment(folder))
+            try:
+                try:
+                    _wait(process, program, folder, timeout_s)
+                except ServerError:
+                    if left:
+                        continue
+                    raise
+                yield process
+                return
+            finally:
+                _stop(process)
+
+
+def _start(command: list[str], log: Path, added: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with open(log, "wb") as out:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=out,
+            cwd=_ROOT,
+            env={**os.environ, **added},
+            start_new_session=True,
+        )
 
 
 def _pytriton_environment(_: Path) -> dict[str, str]:
