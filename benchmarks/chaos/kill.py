@@ -23,6 +23,9 @@ __all__ = ["BACK_S", "Kill", "an_expert", "pace", "settle", "the_router", "the_s
 BACK_S = 15.0
 """Full service must be back within this time."""
 
+_GONE_S = 45.0
+"""What the dead were loaded with must be gone by then: it has 30 s for what it had taken."""
+
 _PACE = Pace(rate=25.0, deadline_ms=3000.0)
 _SLOW = Pace(rate=12.0, deadline_ms=10_000.0)
 """For a machine that has other things to do: there, haste would be refused without a fault."""
@@ -67,7 +70,7 @@ class Kill:
         return f"SIGKILL {self.whom}, {often(self.times)}"
 
     def run(self, site: Site, tell: Tell) -> Report:
-        """Kill; in the end nothing of the dead may be left in shared memory."""
+        """Kill; in the end no process of before may be left, nor shared memory of the dead."""
         rng = np.random.default_rng(self.seed)
         tally = Tally(timed=self.timed)
         dead: set[Path] = set()
@@ -83,6 +86,8 @@ class Kill:
                 if not _strike(site, traffic, victim, excuse, tally, f"kill {i + 1}"):
                     break
                 tell(f"kill {i + 1} of {self.times}: back after {tally.away_s[-1]} s")
+            lingering = _wait_gone(site)
+            tally.demand(not lingering, f"{len(lingering)} former processes of models stay")
             left = [path for path in dead if path.exists()]
             tally.demand(not left, f"{len(left)} shared memory regions of dead processes stay")
         degraded = traffic.counts()[Kind.DEGRADED.value]
@@ -129,12 +134,24 @@ def _strike(
     """Kill a process and wait until all is well again."""
     tiers = range(len(site.tier_models))
     traffic.excuse(excuse)
+    former = site.alike(victim)
     since = time.monotonic()
     victim.kill()
     tally.times += 1
     away = traffic.wait_whole(
-        since, tiers=tiers, within_s=tally.patience_s(BACK_S), whole=site.whole
+        since,
+        tiers=tiers,
+        within_s=tally.patience_s(BACK_S),
+        whole=lambda: site.whole(without=former),
     )
     traffic.wait_ended(time.monotonic())  # what it died with ends by its own time alone
     traffic.excuse(Excuse())
     return tally.back(away, BACK_S, where)
+
+
+def _wait_gone(site: Site) -> list[psutil.Process]:
+    """Wait for the end of processes whose models were loaded anew; returns those that stay."""
+    end = time.monotonic() + _GONE_S
+    while (lingering := site.lingering()) and time.monotonic() < end:
+        time.sleep(0.5)
+    return lingering

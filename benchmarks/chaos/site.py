@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -131,28 +131,33 @@ class Site:
 
     def stubs(self, model: str) -> list[psutil.Process]:
         """Find the processes of a Python model's instances, sorted by their names."""
-        found = [(_command(p), p) for p in self._family()]
-        mine = [
-            (words[8], p)
-            for words, p in found
-            if _STUB in words[0] and len(words) > 8 and Path(words[1]).parts[-3] == model
-        ]
-        return [p for _, p in sorted(mine, key=lambda pair: pair[0])]
+        mine = {n: p for n, p in self.family().items() if _model(p) == model}
+        return [process for _, process in sorted(mine.items())]
 
     def family(self) -> dict[str, psutil.Process]:
-        """Name the server's processes: ``tritonserver``, and each stub by its instance."""
-        named = {}
-        for process in self._family():
-            words = _command(process)
-            if _STUB in words[0] and len(words) > 8:
-                named[words[8]] = process
-            elif "tritonserver" in words[0]:
-                named["tritonserver"] = process
-        return named
+        """Name the server's processes: ``tritonserver``, and each stub by its instance.
 
-    def whole(self) -> bool:
-        """Say whether there are as many processes of every model as when it started."""
-        return not (self._instances - set(self.family()))
+        Of two of one name, the former one lingers after its model was loaded anew.
+        """
+        return dict(self._named())
+
+    def lingering(self) -> list[psutil.Process]:
+        """Find processes of models that were loaded anew since."""
+        newest = set(self.family().values())
+        return [process for _, process in self._named() if process not in newest]
+
+    def alike(self, victim: psutil.Process) -> set[psutil.Process]:
+        """Find the processes of a victim's model, former ones included; all of them of a server."""
+        every = [process for _, process in self._named()]
+        return {p for p in every if victim == self.server() or _model(p) == _model(victim)}
+
+    def whole(self, without: Collection[psutil.Process] = ()) -> bool:
+        """Say whether there are as many processes of every model as when it started.
+
+        Args:
+            without: Processes that do not count.
+        """
+        return not (self._instances - {name for name, p in self._named() if p not in without})
 
     def regions(self) -> list[Path]:
         """Name the shared memory of the stubs that run."""
@@ -229,6 +234,17 @@ class Site:
         """Stop it."""
         self.stop()
 
+    def _named(self) -> list[tuple[str, psutil.Process]]:
+        """Name what runs, the oldest first."""
+        named = []
+        for process in sorted(self._family(), key=psutil.Process.create_time):
+            words = _command(process)
+            if _is_stub(words):
+                named.append((words[8], process))
+            elif "tritonserver" in words[0]:
+                named.append(("tritonserver", process))
+        return named
+
     def _family(self) -> list[psutil.Process]:
         if self.process is None or self.process.poll() is not None:
             return []
@@ -240,8 +256,17 @@ class Site:
 
 def _regions_of(process: psutil.Process) -> list[Path]:
     words = _command(process)
-    is_stub = _STUB in words[0] and len(words) > 8
-    return [Path("/dev/shm") / words[2].lstrip("/")] if is_stub else []
+    return [Path("/dev/shm") / words[2].lstrip("/")] if _is_stub(words) else []
+
+
+def _model(process: psutil.Process) -> str:
+    """Say whose process a stub is; empty for others."""
+    words = _command(process)
+    return Path(words[1]).parts[-3] if _is_stub(words) else ""
+
+
+def _is_stub(words: Sequence[str]) -> bool:
+    return _STUB in words[0] and len(words) > 8
 
 
 def _command(process: psutil.Process) -> list[str]:

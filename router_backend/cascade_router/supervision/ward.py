@@ -93,6 +93,7 @@ class Ward:
 
     def glance(self) -> bool:
         """Look for dead processes only, which costs next to nothing; say whether there are new."""
+        self._tidy()
         dead = self._stubs.dead() if self._stubs is not None else []
         found = [stub for stub in dead if not self._on_trial(stub)]
         now = self._clock()
@@ -161,7 +162,7 @@ class Ward:
             health.begin(self._clock())
         self._announce()
         if self._stubs is not None:
-            self._stubs.end_stopped(names)
+            self._stubs.part(names)
         # An unload that fails may be of one that is not loaded; what counts is the load.
         self._triton.unload(names)
         faults = self._triton.load(names, LOAD_S)
@@ -171,11 +172,15 @@ class Ward:
             if name in self._health:
                 self._health[name].begin(self._clock())
                 self._health[name].end(fault, self._clock())
-        if self._stubs is not None:
-            self._stubs.forget(names)
+        self._tidy()
         for health in group:
             health.end(faults.get(health.model), self._clock())
         self._announce()
+
+    def _tidy(self) -> None:
+        for stub in self._stubs.tidy() if self._stubs is not None else ():
+            pid = stub.process.pid
+            self._tell(f"{stub.model}: ended its former process {pid}, which its server had kept")
 
     def _up(self, model: str) -> bool:
         return model in self._versions

@@ -1,11 +1,13 @@
 """What a revival may and may not do: it is tried again, soon, and takes no version from clients."""
 
 import itertools
+import signal
 
 import pytest
 from fake_supervised import dead, rounds, stub
 
 from cascade_router.supervision.health import Patience
+from cascade_router.supervision.processes import Process
 from cascade_router.supervision.stub_watch import StubWatch
 from cascade_router.supervision.ward import Ward
 
@@ -27,7 +29,7 @@ def found():
 def watched(triton, clock, found, tmp_path):
     """A ward that sees them."""
     watch = StubWatch(
-        1, "region", look=lambda _: found, memory=tmp_path, clock=clock, sleep=clock.sleep
+        1, "cascade_serve_", look=lambda _: found, memory=tmp_path, clock=clock, sleep=clock.sleep
     )
     return Ward(triton, [].append, stubs=watch, clock=clock)
 
@@ -230,3 +232,77 @@ def test_canaries_ask_the_version_in_force(ward, triton, clock):
         "pitch_large": "1",
         "pitch_small": "",
     }
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Signals to processes, which none of them gets."""
+    signals = []
+    monkeypatch.setattr(Process, "send", lambda self, sign: signals.append((self.pid, sign)))
+    return signals
+
+
+@pytest.fixture
+def revived(watched, clock, found):
+    """A ward that has revived a model of two processes: of the former, 1 is dead and 2 lingers."""
+    found[:] = [stub(1, "S"), stub(2, "S")]
+    watched.look()
+    watched.glance()
+    found[0] = stub(1, "Z")
+    assert watched.glance()
+    assert watched.revive()
+    found[1:] = [stub(2, "S"), stub(3, "S"), stub(4, "S")]
+    watched.look()
+    assert not watched.glance()
+    return watched
+
+
+def test_a_former_process_that_lingers_is_ended(revived, clock, found, sent, tmp_path):
+    """Its server keeps it for good; it has half a minute for what it had taken."""
+    (tmp_path / stub(2, "S").region).touch()
+    clock.sleep(29.0)
+    assert not revived.glance()
+    assert sent == []
+
+    clock.sleep(1.5)
+    assert not revived.glance()
+    assert sent == [(2, signal.SIGKILL)]
+    assert list(tmp_path.iterdir()) == []
+
+    found[1] = stub(2, "Z")
+    clock.sleep(60.0)
+    assert not revived.glance()
+    revived.look()
+    assert revived.ready
+    assert not revived.revive()
+    assert sent == [(2, signal.SIGKILL)]
+
+
+def test_a_former_process_that_dies_by_itself_is_no_loss(revived, clock, found, sent, tmp_path):
+    """The model has others since; what it left is removed."""
+    (tmp_path / stub(2, "S").region).touch()
+    found[1] = stub(2, "Z")
+
+    assert not revived.glance()
+    assert not revived.revive()
+    assert list(tmp_path.iterdir()) == []
+    assert sent == []
+
+
+def test_a_former_process_that_goes_in_time_is_not_touched(revived, clock, found, sent):
+    """Nor are those that came after it."""
+    del found[1]
+    clock.sleep(60.0)
+
+    assert not revived.glance()
+    assert sent == []
+
+
+def test_a_process_that_dies_beside_a_former_one_is_revived(revived, triton, clock, found, sent):
+    """It is one of those that serve."""
+    clock.sleep(5.0)
+    found[2] = stub(3, "Z")
+
+    assert revived.glance()
+    assert revived.revive()
+    assert triton.log[-2:] == [("unload", "pitch_large"), ("load", "pitch_large")]
