@@ -16,6 +16,7 @@ from .errors import RequestError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "MAX_REQUEST_PIXELS", "Allowance", "pixels_from_bytes"]
 
@@ -32,8 +33,20 @@ _SCANS = 16
 """Passes over a JPEG of MAX_PIXELS, and more over smaller ones: progressive files have about ten,
 and each costs the time of a whole decoding while it takes 100 bytes."""
 
+_TILES = 2**17
+"""Tiles or strips of a TIFF: each costs some microseconds, however small; and a file may have many
+that all cover the whole picture."""
+
+_EXIFS = 64
+"""Segments of EXIF in a JPEG, those of further pictures in the file included: there is one in each
+picture. Pillow joins them one by one, which takes the square of their number."""
+
+_SLOW_BYTES, _SLOW_PIXELS = 2**16, 2**20
+"""Largest picture of a kind that Pillow decodes in Python: plain PPM, whose comments take the
+square of their number, PPM of odd depths, and run-length BMP. All others are decoded in C."""
+
 _HINT = "send one JPEG, PNG, WebP, GIF, BMP or TIFF file, whole and as it lies on disk"
-_JPEG, _START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
+_JPEG, _START_OF_SCAN, _EXIF = b"\xff\xd8", b"\xff\xda", b"Exif\0\0"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
@@ -84,24 +97,17 @@ def pixels_from_bytes(
         _refuse("is empty")
     if len(data) > MAX_BYTES:
         _refuse(f"has {len(data)} bytes, at most {MAX_BYTES} are taken", "send a smaller picture")
+    if data.startswith(_JPEG) and data.count(_EXIF) > _EXIFS:
+        _refuse(f"has {data.count(_EXIF)} segments of EXIF, far more than a picture needs")
     try:
         # Pillow warns of sizes that are checked here, and of odd metadata, which do no harm.
         with (
             warnings.catch_warnings(action="ignore"),
             Image.open(io.BytesIO(data), formats=_FORMATS) as image,
         ):
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                _refuse(
-                    f"is {width} x {height}, at most {MAX_PIXELS} pixels are decoded",
-                    "send a smaller picture",
-                )
-            jpeg = data.startswith(_JPEG) or "jpeg" in str(image.info.get("compression"))  # TIFF
-            scans = data.count(_START_OF_SCAN) if jpeg else 1
-            if scans * width * height > _SCANS * MAX_PIXELS:
-                _refuse(f"is {width} x {height} in {scans} scans, far more than a picture needs")
+            _check(image, data)
             if allowance is not None:
-                allowance.take(width * height)
+                allowance.take(image.width * image.height)
             # A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as twice the wanted size is left.
             image.draft("RGB", (2 * size, 2 * size))
             turned = ImageOps.exif_transpose(image)
@@ -113,6 +119,30 @@ def pixels_from_bytes(
         _refuse(f"is not a picture of a known format ({len(data)} bytes)")
     except Exception as exc:  # noqa: BLE001  # Pillow's readers of metadata raise whatever comes
         _refuse(f"cannot be decoded: {str(exc) or type(exc).__name__}")
+
+
+def _check(image: ImageFile, data: bytes) -> None:
+    """Refuse a picture whose decoding would take far more time or memory than a picture needs."""
+    from PIL.Image import DECODERS
+
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        _refuse(
+            f"is {width} x {height}, at most {MAX_PIXELS} pixels are decoded",
+            "send a smaller picture",
+        )
+    jpeg = data.startswith(_JPEG) or "jpeg" in str(image.info.get("compression"))  # TIFF
+    scans = data.count(_START_OF_SCAN) if jpeg else 1
+    if scans * width * height > _SCANS * MAX_PIXELS:
+        _refuse(f"is {width} x {height} in {scans} scans, far more than a picture needs")
+    tiles = [tile[1] or (0, 0, width, height) for tile in image.tile]
+    area = sum((right - left) * (bottom - top) for left, top, right, bottom in tiles)
+    if len(tiles) > _TILES or area > _SCANS * MAX_PIXELS:
+        _refuse(f"is {width} x {height} in {len(tiles)} tiles, far more than a picture needs")
+    in_python = any(tile[0] in DECODERS for tile in image.tile)
+    if in_python and (len(data) > _SLOW_BYTES or width * height > _SLOW_PIXELS):
+        what = f"has {len(data)} bytes and {width} x {height} pixels of a kind that is slow to read"
+        _refuse(what, f"{_HINT}, neither run-length coded nor as text")
 
 
 def _rgb(image: Image) -> Image:

@@ -163,6 +163,80 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded():
         pixels_from_bytes(good[:-2] + scan * 100 + good[-2:], 32)
 
 
+def tiff_of_strips(size, rows, n_strips):
+    """Grey, not compressed; all strips lie at the same place, and hold nothing."""
+    tags = {256: size[0], 257: size[1], 258: 8, 259: 1, 262: 1, 278: rows}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    behind = 8 + 2 + 12 * (len(tags) + 1) + 4
+    entries.insert(5, struct.pack("<HHII", 273, 4, n_strips, behind))
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return head + b"".join(entries) + bytes(4) + struct.pack("<I", behind) * n_strips
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "n_strips"), [((4000, 4000), 3999, 200), ((1, 200_000), 1, 200_000)]
+)
+def test_a_tiff_of_strips_over_and_over_is_refused_before_it_is_decoded(size, rows, n_strips):
+    """Each may cover the whole picture; as many as lie side by side are taken."""
+    with pytest.raises(RequestError, match=f"in {n_strips} tiles, far more than"):
+        pixels_from_bytes(tiff_of_strips(size, rows, n_strips), 8)
+
+    good = encoded(Image.new("L", (3000, 3000), 128), "TIFF")
+    assert (pixels_from_bytes(good, 8) == 128).all()
+
+
+def test_a_jpeg_of_many_exif_segments_is_refused_unopened():
+    """Pillow copies all that came before for each of them; as many as pictures may be in a file."""
+    good, exif = whole_jpeg(), Image.Exif()
+    exif[0x0112] = 1
+    body = exif.tobytes()
+    segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+    assert pixels_from_bytes(good[:2] + segment * 64 + good[2:], 32).shape == (32, 32, 3)
+
+    with pytest.raises(RequestError, match="has 65 segments of EXIF"):
+        pixels_from_bytes(good[:2] + segment * 65 + good[2:], 32)
+
+
+def netpbm(kind, size, body):
+    return b"%s\n%d %d\n" % (kind, *size) + body
+
+
+def run_length_bmp(size):
+    """An indexed BMP of one colour, a run of 255 pixels or less after the other."""
+    width, height = size
+    runs = (b"\xff\x01" * (width // 255) + bytes([width % 255, 1, 0, 0])) * height + b"\0\1"
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 2, 0)
+    palette = bytes([0, 0, 0, 0, *RED[::-1], 0])
+    return b"BM" + struct.pack("<IHHI", 62 + len(runs), 0, 0, 62) + header + palette + runs
+
+
+COMMENTS = b"#\n" * 40_000
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        (
+            netpbm(b"P2", (8, 8), b"255\n" + b"9 " * 64),
+            netpbm(b"P2", (8, 8), b"255\n" + COMMENTS + b"9 " * 64),
+        ),
+        (netpbm(b"P1", (8, 8), b"1" * 64), netpbm(b"P1", (8, 8), COMMENTS + b"1" * 64)),
+        (
+            netpbm(b"P5", (8, 8), b"254\n" + bytes(64)),
+            netpbm(b"P5", (2000, 600), b"254\n" + bytes(2000 * 600)),
+        ),
+        (run_length_bmp((300, 300)), run_length_bmp((4000, 300))),
+    ],
+    ids=["text", "bits as text", "odd depth", "run lengths"],
+)
+def test_kinds_that_pillow_decodes_in_python_are_taken_while_small(small, large):
+    """A large one of them would hold the model for minutes; a request may have many of them."""
+    assert pixels_from_bytes(small, 8).shape == (8, 8, 3)
+
+    with pytest.raises(RequestError, match="of a kind that is slow to read"):
+        pixels_from_bytes(large, 8)
+
+
 def test_pictures_of_one_request_share_an_allowance():
     """Many large pictures at once are refused at the one that is too much."""
     allowance = Allowance(2 * 90 * 60)
