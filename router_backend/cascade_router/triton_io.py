@@ -6,6 +6,7 @@ Shapes: R requests of one ``execute``, n rows of one request.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -158,14 +159,32 @@ def respond_stacked(
 ) -> list[Any]:
     """Run all requests of one ``execute`` as one batch and hand each its rows.
 
+    Where that fails each is run alone, so that one with rows that cannot be run harms no other.
+
     Args:
         requests: R requests.
         name: Their input, (n, ...) each.
-        run: (sum of n, ...) rows in, arrays with as many rows out.
+        run: (sum of n, ...) rows in, arrays with as many rows out; may raise ``TierError``.
 
     Returns:
         R responses.
     """
+    if len(requests) > 1:
+        with contextlib.suppress(Exception):  # of whom, each alone will show
+            return _stacked(requests, name, run)
+
+    def alone(request: Any) -> Any:
+        try:
+            return _stacked([request], name, run)[0]
+        except TierError as error:  # a fault of the model: UNAVAILABLE would be one of its load
+            raise ServerError(error.message, hint=error.hint) from error
+
+    return [answered(request, alone) for request in requests]
+
+
+def _stacked(
+    requests: Sequence[Any], name: str, run: Callable[[Array], dict[str, Array]]
+) -> list[Any]:
     inputs = [input_of(request, name) for request in requests]
     outputs = run(stack(inputs))
     ends = np.cumsum([len(rows) for rows in inputs]).tolist()

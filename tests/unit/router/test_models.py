@@ -6,8 +6,10 @@ import shutil
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from fake_triton import Request, Server
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from tokeniser import CLS, SEP, tokenizer_json
 
@@ -16,6 +18,7 @@ from cascade_router.control import TritonPythonModel as Control
 from cascade_router.errors import BusyError, CascadeError, DeadError
 from cascade_router.images_model import TritonPythonModel as Images
 from cascade_router.keys import Keys
+from cascade_router.onnx_expert import TritonPythonModel as Expert
 from cascade_router.text_model import TritonPythonModel as Texts
 
 
@@ -27,8 +30,11 @@ def server(monkeypatch):
     return made
 
 
+PORTS = {"input": [{"name": "X"}], "output": [{"name": "LOGITS"}]}
+
+
 def started(model, folder, **parameters):
-    config = {"parameters": {k: {"string_value": v} for k, v in parameters.items()}}
+    config = {"parameters": {k: {"string_value": v} for k, v in parameters.items()}, **PORTS}
     model.initialize(
         {
             "model_config": json.dumps(config),
@@ -81,6 +87,37 @@ def test_a_bad_text_fails_its_own_request_only(tmp_path):
     assert bad.error().message().startswith("input TEXT: is not UTF-8")
     assert second_row.error().message().startswith("row 1: input TEXT: has 6 tokens, at most 5")
     assert {r.error().code() for r in (bad, second_row)} == {"INVALID_ARG"}
+
+
+def onnx_that_looks_up(path):
+    """Write an expert that has logits for the inputs 0 and 1, and fails for others."""
+    tensors = [
+        helper.make_tensor_value_info("X", TensorProto.INT64, ["n"]),
+        helper.make_tensor_value_info("LOGITS", TensorProto.FLOAT, ["n", 3]),
+    ]
+    table = numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(2, 3), "table")
+    node = helper.make_node("Gather", ["table", "X"], ["LOGITS"])
+    graph = helper.make_graph([node], "look", tensors[:1], tensors[1:], [table])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+
+
+def test_rows_that_an_expert_cannot_run_fail_their_own_request_only(tmp_path):
+    """Whoever sent them reads the model's sentence, and nothing of our files."""
+    (tmp_path / "1").mkdir()
+    onnx_that_looks_up(tmp_path / "1" / "model.onnx")
+    expert = started(Expert(), tmp_path)
+    requests = [Request({"X": np.array(rows)}) for rows in ([1], [99], [0, 1])]
+
+    first, bad, last = expert.execute(requests)
+    (alone,) = expert.execute(requests[1:2])
+
+    assert first.output("LOGITS").tolist() == [[3, 4, 5]]
+    assert last.output("LOGITS").tolist() == [[0, 1, 2], [3, 4, 5]]
+    for failed in (bad, alone):
+        assert failed.error().message().startswith("ONNX Runtime: ")
+        assert failed.error().code() == "INTERNAL"
+        assert ".py" not in failed.error().message()
 
 
 MANIFEST = {"cascade": "c", "experts": [{"name": "a", "digest": "d"}]}
