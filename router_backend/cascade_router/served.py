@@ -30,7 +30,7 @@ PERIOD_S = 0.25
 _KEPT_CHANGES = 100
 _log = logging.getLogger(__name__)
 
-Stamp = tuple[tuple[int, int, int], ...]
+Stamp = tuple[tuple[int, ...], ...]
 
 
 def _now() -> str:
@@ -131,6 +131,8 @@ class ServedPolicy:
             self.policy, self.switch = self._read(self.policy)
         except PolicyError as error:
             self._refuse(str(error))
+            if isinstance(error.__cause__, OSError):
+                self._stamp = ()  # looked at again: it may be the disk's fault, or a full table
         except Exception as exc:  # noqa: BLE001  # whatever a broken file makes of its reader
             self._refuse(f"the policy's files cannot be used: {type(exc).__name__}: {exc}")
         else:
@@ -178,15 +180,20 @@ class ServedPolicy:
         return policy, switch
 
     def _stamps(self) -> Stamp:
-        """Tell the files' state apart: a replaced file has another inode, an edited one a time."""
-        stamps = []
+        """Tell the files' state apart: a replaced file has another inode, an edited one a time.
+
+        The time of the last change, of rights and names too: a file that could not be read may have
+        become readable, and a copy may bring an old time of its own along.
+        """
+        stamps: list[tuple[int, ...]] = []
         for name in ("policy.json", "switch.json", "manifest.json"):
             try:
                 stat = (self._folder / name).stat()
             except OSError:
-                stamps.append((0, 0, 0))
+                stamps.append(())
             else:
-                stamps.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
+                times = (stat.st_mtime_ns, stat.st_ctime_ns)
+                stamps.append((stat.st_ino, *times, stat.st_size))
         return tuple(stamps)
 
     def _work(self) -> None:

@@ -1,6 +1,7 @@
 """The policy in force follows its files; what cannot be used never takes its place."""
 
 import dataclasses
+import errno
 import json
 import os
 
@@ -176,6 +177,38 @@ def test_what_is_no_readable_file_is_refused_and_holds_nobody(served, folder, na
         (folder / name).write_bytes(good)
     served.refresh()
     assert served.refused is None
+
+
+def test_a_policy_whose_times_were_kept_is_seen(served, folder):
+    """A copy in place that brings an old time along, of the same length as what was there."""
+    path = folder / "policy.json"
+    before = path.stat()
+    path.write_text(path.read_text().replace("0.5", "0.7"))
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # of a coarse clock
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    served.refresh()
+
+    assert served.policy.points[0].gates[0].threshold == 0.7
+
+
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_again(served, folder, monkeypatch):
+    """No handle was left, or a disk was away: nothing about the file says that it is back."""
+    points = (OperatingPoint(name="new", gates=(Gate(threshold=0.7), Gate())),)
+    policy = dataclasses.replace(POLICY, points=points, default="new")
+    replace_file(folder / "policy.json", policy.to_json())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing)
+        served.refresh()
+    assert "Too many open files" in served.refused
+    assert served.policy == POLICY
+
+    served.refresh()
+    assert (served.policy.default, served.refused) == ("new", None)
+
+
+def failing(*args, **kwargs):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def test_a_repository_that_was_built_anew_waits_until_its_experts_are_loaded(served, folder):
