@@ -25,6 +25,7 @@ class Breaker:
 
     Attributes:
         open: The tier is left alone.
+        changed_s: When it last opened or closed.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class Breaker:
         self._trying = False
         self._interval_s = FIRST_S
         self._until_s = -math.inf
-        self._changed_s = -math.inf
+        self.changed_s = -math.inf
 
     def shut(self, now_s: float) -> bool:
         """Say whether no call may begin now."""
@@ -48,7 +49,7 @@ class Breaker:
         What began before the breaker last opened or closed says nothing new, unless it is the
         trial.
         """
-        if not trial and (self.open or began_s < self._changed_s):
+        if not trial and (self.open or began_s < self.changed_s):
             return
         self._interval_s = min(2 * self._interval_s, most_s) if self.open else FIRST_S
         self._until_s = now_s + self._interval_s
@@ -65,5 +66,5 @@ class Breaker:
 
     def _move(self, now_s: float, *, is_open: bool) -> None:
         if self.open != is_open:
-            self._changed_s = now_s
+            self.changed_s = now_s
         self.open, self._trying = is_open, False

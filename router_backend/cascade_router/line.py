@@ -297,7 +297,8 @@ class Line:
                 return False
             self._breaker.try_it()
             call.trial = True
-        call.start(groups, now_s)
+        # The clock was read before the lock was there: what the tier did meanwhile came before.
+        call.start(groups, max(now_s, self._breaker.changed_s))
         return True
 
     def _judge(self, outcome: Outcome, began_s: float, now_s: float, *, trial: bool) -> None:

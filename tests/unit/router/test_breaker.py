@@ -1,9 +1,15 @@
 """When a tier is used, left alone and tried."""
 
+import numpy as np
+from escalation_world import PLAIN, Seen
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cascade_router import TierError, Walk
 from cascade_router.breaker import FIRST_S, MOST_S, Breaker
+from cascade_router.group import Group
+from cascade_router.line import Line
+from cascade_router.outcome import Outcome
 
 
 def opened(now_s=0.0):
@@ -72,3 +78,23 @@ def test_a_trial_that_said_nothing_is_made_again():
     breaker.try_it()
     breaker.retry(trial=False)
     assert breaker.shut(0.0)
+
+
+def test_a_call_that_is_started_while_a_trial_succeeds_counts_as_later():
+    """Its caller read the clock before; if it hangs, nobody may wait behind it for ever."""
+    line = Line(0, max_batch=4, max_waiting=8, workers=1, timeout_s=1.0, health=None)
+
+    def lent(now_s):
+        walk = Walk(PLAIN, point=np.zeros(1, dtype=int))
+        call = line.lend(Group(walk, np.arange(1), np.zeros((1, 1)), Seen(1)), now_s)
+        assert line.take(wait=False) is call
+        return call
+
+    line.end(lent(0.0), Outcome(None, TierError("down")), 0.1)
+    line.end(lent(1.0), Outcome(np.zeros((1, 3))), 1.2)
+    assert not line.open
+    hung = lent(1.1)
+    assert line.leave(hung) is None
+
+    assert [len(group.rows) for group in line.pull_stuck(2.5)] == [1]
+    assert line.shut(2.5)
