@@ -104,6 +104,19 @@ class Answers:
         for one in ended:
             self._answer(one, self._response(one) if error is None else error_response(error))
 
+    def fail(self, error: CascadeError) -> None:
+        """End whatever is not answered yet; what is still told of its rows is passed over."""
+        with self._lock:
+            ended = [one for one in self._pending if not one.done]
+            for one in ended:
+                one.done = True
+        for one in ended:
+            self._answer(one, error_response(error))
+        if not self.deferred:
+            unread = [place for place, reply in enumerate(self.by_list) if reply is None]
+            for place in unread:
+                self.refuse(place, error)
+
     def defer(self) -> None:
         """Let what is not answered yet be answered by its sender from here on."""
         if self.deferred:

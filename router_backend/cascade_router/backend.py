@@ -14,6 +14,7 @@ its ONNX file beside the router, it runs in this process: no BLS call, no second
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from .answers import Answers
-from .errors import BusyError, CascadeError, RequestError, TierError
+from .errors import BusyError, CascadeError, RequestError, ServerError, TierError
 from .escalation import Escalation
 from .gate import DECIDED, Ints
 from .group import Array, Group, stack
@@ -41,6 +42,7 @@ from .walk import Step, Walk
 __all__ = ["SENDER_MS", "TritonPythonModel"]
 
 _KNOWN_OPTIONS = 256
+_log = logging.getLogger(__name__)
 
 SENDER_MS = 0.25
 """What answering one request by its sender costs over the list, in ms (measured: 0.25 to 0.3)."""
@@ -66,9 +68,10 @@ class TritonPythonModel:
         self._read: dict[str, Options] = {}
         self._read_under = self._served.policy
         workers = int(parameter(config, "calls_per_tier", "2"))
+        self._pace = Pace(self._tiers, workers)
         self._escalation = Escalation(
             self._run,
-            Pace(self._tiers, workers),
+            self._pace,
             n_tiers=len(self._tiers),
             max_batch=int(config["max_batch_size"]),
             max_waiting=int(parameter(config, "max_waiting_rows", "256")),
@@ -81,8 +84,24 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer what the first tier decides; None for what is answered later."""
-        policy = self._served.policy
         answers = Answers(requests)
+        try:
+            self._take(requests, answers)
+        except Exception:  # noqa: BLE001  # Triton would show our traceback to every client
+            _log.exception("fault in the router")
+            answers.fail(ServerError("fault in the router, see the server's log"))
+        return answers.by_list
+
+    def finalize(self) -> None:
+        """Finish what is under way and end the workers."""
+        self._served.close()
+        self._escalation.close()
+        self._meters.close()
+
+    def _take(self, requests: list[Any], answers: Answers) -> None:
+        """Read the requests, and start the rows of those that can be read."""
+        policy = self._served.policy
+        self._pace.tiers = policy.tiers
         inputs: list[Array] = []
         options: list[Options] = []
         for place, request in enumerate(requests):
@@ -104,13 +123,6 @@ class TritonPythonModel:
             observer = _Observer(walk, answers, self._meters)
             rows = np.arange(len(options))
             self._start(Group(walk, rows, stack(inputs), observer, _until(options)), answers)
-        return answers.by_list
-
-    def finalize(self) -> None:
-        """Finish what is under way and end the workers."""
-        self._served.close()
-        self._escalation.close()
-        self._meters.close()
 
     def _asked(self, parameters: str, policy: Policy) -> Options:
         """Read a request's parameters; what was read lately under this policy is known."""
@@ -166,8 +178,8 @@ class TritonPythonModel:
         """
         if step.tier in self._here or step.tier == policy.gates.start[policy.index(policy.default)]:
             return True
-        costs = self._tiers[step.tier].cost_ms
-        return bool(costs) and self._tiers[step.tier].cost_per_row_ms(len(step.rows)) < SENDER_MS
+        expert = policy.tiers[step.tier]
+        return bool(expert.cost_ms) and expert.cost_per_row_ms(len(step.rows)) < SENDER_MS
 
     def _run(self, tier: int, rows: Array) -> Floats:
         """Run a tier: here, or its model by BLS."""

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -204,13 +205,13 @@ class Escalation:
         while (call := line.take(wait=wait)) is not None:
             if call.started:
                 return call
-            groups = [kept for one in call.groups if (kept := self._in_time(tier, one)) is not None]
+            groups = [kept for one in call.groups if (kept := self._kept(tier, one)) is not None]
             if groups and line.start(call, groups, self._clock()):
                 self._watch.at(call.due_s(self._timeout_s))
                 return call
             line.end(call, None, self._clock())
             for group in groups:
-                self._send(self._without(tier, group, self._left_alone(tier)))
+                self._go_on(tier, group, self._without, self._left_alone(tier))
         return None
 
     def outcome(self, tier: int, call: Call) -> Outcome:
@@ -226,12 +227,7 @@ class Escalation:
         if outcome.error is not None:
             self._let_go_waiting(tier)
         for group, place in parts:
-            try:
-                rest = settle(tier, group, place, outcome, self._on_failure)
-            except Exception:  # noqa: BLE001  # the other groups have no part in it
-                refuse(group, _fault(tier))
-            else:
-                self._send(rest)
+            self._go_on(tier, group, settle, place, outcome, self._on_failure)
 
     def look(self) -> float:
         """Let go of rows whose time is over, and of calls that take too long.
@@ -242,9 +238,9 @@ class Escalation:
         now_s = self._clock()
         for tier, line in enumerate(self._lines):
             for group in line.pull_late(now_s):
-                self._send(cut_short(tier, group))
+                self._go_on(tier, group, cut_short)
             for group in line.pull_stuck(now_s):
-                self._send(self._without(tier, group, line.error))
+                self._go_on(tier, group, self._without, line.error)
         return min(line.due_s() for line in self._lines)
 
     def close(self) -> None:
@@ -311,7 +307,7 @@ class Escalation:
         line = self._lines[tier]
         if line.open:
             for group in line.drain(self._clock()):
-                self._send(self._without(tier, group, self._left_alone(tier)))
+                self._go_on(tier, group, self._without, self._left_alone(tier))
 
     def _in_time(self, tier: int, group: Group, n_waiting: int = 0) -> Group | None:
         """Let go of rows that the tier would answer too late; returns the others."""
@@ -322,6 +318,23 @@ class Escalation:
         assert over is not None
         self._send(self.let_go(tier, over))
         return kept
+
+    def _kept(self, tier: int, group: Group) -> Group | None:
+        """Do as ``_in_time``; a fault of ours ends the group, and takes no worker from its call."""
+        try:
+            return self._in_time(tier, group)
+        except Exception:  # noqa: BLE001  # the groups after it have no part in it
+            refuse(group, _fault(tier))
+            return None
+
+    def _go_on(
+        self, tier: int, group: Group, fate: Callable[..., Sequence[Group]], *more: Any
+    ) -> None:
+        """Pass on what a fate leaves of a group; a fault of ours ends its rows, and no others."""
+        try:
+            self._send(fate(tier, group, *more))
+        except Exception:  # noqa: BLE001  # the groups after it have no part in it
+            refuse(group, _fault(tier))
 
     def _send(self, groups: Sequence[Group]) -> None:
         for group in groups:

@@ -109,7 +109,7 @@ def _number(value: Any) -> float:
     """Read a number, also from clients that can only send text; NaN where it is none."""
     try:
         return math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 

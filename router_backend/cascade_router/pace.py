@@ -25,8 +25,12 @@ class Pace:
     The measured cost of ``policy.json`` is what a tier takes alone; under load its calls share the
     machine. So calls are timed, and the slower of the two is expected.
 
+    Attributes:
+        tiers: K tiers, as the policy in force has them: a new one may bring other costs along. One
+            without measured cost is expected to take what its calls took.
+
     Args:
-        tiers: K tiers; one without measured cost is expected to take what its calls took.
+        tiers: The same.
         workers: Calls of one tier that may be under way at the same time.
         clock: Seconds, monotonic.
     """
@@ -37,7 +41,7 @@ class Pace:
         workers: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tiers = tiers
+        self.tiers = tiers
         self._workers = workers
         self._clock = clock
         self._row_ms = [0.0] * len(tiers)
@@ -58,7 +62,8 @@ class Pace:
             n_rows: Rows handed to it, above 0.
             n_waiting: Rows that wait for it already.
         """
-        measured = self._tiers[tier].cost_per_row_ms(n_rows) if self._tiers[tier].cost_ms else 0.0
+        expert = self.tiers[tier]
+        measured = expert.cost_per_row_ms(n_rows) if expert.cost_ms else 0.0
         row_ms = max(measured, self._seen(tier))
         return 1e-3 * row_ms * (n_rows + n_waiting / self._workers)
 

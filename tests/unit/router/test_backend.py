@@ -13,7 +13,7 @@ import pytest
 from fake_triton import Request, Server
 from onnx import TensorProto, helper
 
-from cascade_router import Gate, OperatingPoint, Policy, PolicyError, Tier, triton_io
+from cascade_router import Gate, OperatingPoint, Policy, PolicyError, Tier, Walk, triton_io
 from cascade_router.backend import TritonPythonModel
 
 NAMES = ["small", "middle", "large"]
@@ -204,6 +204,35 @@ def test_parameters_that_are_no_text_fail_alone(router):
     assert replies[1].output("LABEL").tolist() == [[0]]
 
 
+def test_a_fault_of_ours_is_told_in_a_sentence(router, monkeypatch, caplog):
+    """Each client of the batch reads that there was one; the log says which; then all is well."""
+    requests = [Request({"X": np.array([[9, 0, 0]], dtype=np.float32)}) for _ in range(2)]
+    bad = Request({"X": np.zeros((1, 3), dtype=np.float32)}, {"cascade_point": "turbo"})
+    with monkeypatch.context() as patch:
+        patch.setattr(Walk, "settle", lambda *_: {}.popitem())
+        replies = router.execute([*requests, bad])
+
+    for reply in replies[:2]:
+        assert reply.error().message() == "fault in the router, see the server's log"
+        assert reply.error().code() == "INTERNAL"
+    assert replies[2].error().code() == "INVALID_ARG"
+    assert "KeyError" in caplog.text
+    assert router.execute(requests[:1])[0].output("TIER").tolist() == [[0]]
+
+
+def test_a_fault_of_ours_after_rows_went_up_is_told_by_their_senders(router, monkeypatch):
+    """Once, whatever becomes of the rows afterwards."""
+    sure, unsure = (Request({"X": np.array([[s, 0, 0]], dtype=np.float32)}) for s in (9, 0.01))
+    with monkeypatch.context() as patch:
+        patch.setattr(router._escalation, "send", lambda group: {}.popitem())
+        replies = router.execute([sure, unsure])
+
+    assert replies[0].output("TIER").tolist() == [[0]]
+    assert replies[1] is None
+    assert "fault in the router" in final(unsure, None).error().message()
+    assert unsure.sender.replies.empty()
+
+
 @pytest.mark.parametrize("broken", NAMES)
 def test_a_failing_expert_fails_only_rows_that_need_it(server, folder, broken):
     """Told to fail: rows that exit below are answered, the others learn which tier failed."""
@@ -377,6 +406,25 @@ def test_a_deadline_stops_before_a_tier_that_cannot_make_it(server, folder):
     assert [a.output("TIER").tolist() for a in answers[:2]] == [[[1]], [[2]]]
     assert answers[2].error().code() == "UNAVAILABLE"
     assert "cascade_deadline_ms: tier 0 is expected to take" in answers[2].error().message()
+
+
+def test_a_new_policy_brings_its_costs_along(server, folder):
+    """Measured after the router was loaded: deadlines go by them from then on."""
+    model = start(folder)
+    unsure = np.array([[0.01, 0, 0]], dtype=np.float32)
+    with_costs(folder, {"small": {1: 1.0}, "middle": {1: 5.0}, "large": {1: 60_000.0}})
+
+    def tier():
+        hurried = Request({"X": unsure}, {"cascade_deadline_ms": 5000})
+        return final(hurried, model.execute([hurried])[0]).output("TIER").tolist()
+
+    tiers = []
+    while tiers[-1:] != [[[1]]] and len(tiers) < 100:
+        threading.Event().wait(0.05)
+        tiers.append(tier())
+    model.finalize()
+
+    assert tiers[-1] == [[1]]
 
 
 def test_the_first_expert_runs_in_the_router_where_it_lies_there(server, folder):

@@ -53,6 +53,7 @@ def test_options_are_read(given, expected):
         ({"cascade_efficiency": 1.5}, "got 1.5, expected a number from 0 to 1"),
         ({"cascade_efficiency": "much"}, "got 'much', expected a number"),
         ({"cascade_efficiency": True}, "got True, expected a number"),
+        ({"cascade_efficiency": 10**400}, "0, expected a number from 0 to 1"),
         ({"cascade_efficiency": 0.5, "cascade_point": "fast"}, "given beside cascade_point"),
         ({"cascade_min_tier": 2, "cascade_max_tier": 1}, "got 2, above cascade_max_tier 1"),
         ({"cascade_deadline_ms": 0}, "cascade_deadline_ms: got 0, expected a number above 0"),

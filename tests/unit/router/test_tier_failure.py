@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from cascade_router import Gate, TierError, Walk, escalation
 from cascade_router.errors import BusyError, DeadError
+from cascade_router.group import Group
+from cascade_router.pace import Pace
 from cascade_router.walk import CUT_SHORT, ON_TIER_FAILURE, TIER_FAILED
 
 GATES = st.lists(
@@ -256,6 +258,53 @@ def test_a_fault_of_ours_ends_its_own_rows_and_keeps_the_worker(monkeypatch):
     world.begin(1)
     world.finish(0)
     assert seen.told == [[None]]
+
+
+def check_that_one_ended(world):
+    """By the fault; the others as ever, and nobody twice."""
+    world.settle()
+    told = [error for _, seen, _ in world.walks for (error,) in seen.told]
+    assert sum("fault in the router" in str(error) for error in told) == 1
+    assert world.begin(1) is None
+    world.arrive(low=1)
+    assert world.begin(1) is not None  # its worker is not lost
+
+
+def test_a_fault_on_the_way_to_the_next_tier_ends_one_group(monkeypatch):
+    """No memory for a copy of its rows, say: the others of the call are passed on."""
+    world = World(workers=1)
+    for _ in range(3):
+        world.arrive(low=1)
+    world.begin(1)
+    monkeypatch.setattr(Group, "part", failing_once(Group.part, MemoryError()))
+    world.finish(0)
+
+    check_that_one_ended(world)
+
+
+def test_a_fault_at_a_deadline_ends_one_group(monkeypatch):
+    """Those whose time is over at the same moment are let go, too."""
+    world = World(workers=1)
+    world.arrive(low=1)
+    world.begin(1)
+    for _ in range(2):
+        world.arrive(low=1, until=1.0)
+    monkeypatch.setattr(Walk, "cut_short", failing_once(Walk.cut_short, MemoryError()))
+    world.pass_time(1.0)
+
+    assert [len(seen.told[0]) for _, seen, _ in world.walks] == [0, 1, 1]
+    check_that_one_ended(world)
+
+
+def test_a_fault_before_a_call_ends_one_group_and_keeps_the_worker(monkeypatch):
+    """The call begins with the others."""
+    world = World(workers=1)
+    for _ in range(3):
+        world.arrive(low=1, until=5.0)
+    monkeypatch.setattr(Pace, "expect_s", failing_once(Pace.expect_s, MemoryError()))
+
+    assert len(world.begin(1).groups) == 2
+    check_that_one_ended(world)
 
 
 def failing_once(function, error):
