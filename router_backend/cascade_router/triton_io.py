@@ -40,6 +40,9 @@ _BUSY = ("exceeds maximum queue size", "request timeout expired")
 _DEAD = ("is not healthy", "is not ready", "is not found", "no available versions", "shared memory")
 """What it says where no row can be to blame."""
 
+_STACK = "\nAt:\n"
+"""What comes before the stack of a Python model that raised, which is no client's business."""
+
 
 @functools.cache  # looked up several times for each request
 def _pb() -> Any:
@@ -148,6 +151,7 @@ def call(model: str, inputs: dict[str, Array], output: str, version: int = -1) -
 
 def _error_of(text: str) -> CascadeError:
     """Sort Triton 2.51's failures of a call by what they say: all have one status."""
+    text = text.partition(_STACK)[0].rstrip()
     said = text.lower()
     if any(sign in said for sign in _BUSY):
         return BusyError(text)

@@ -166,6 +166,30 @@ def test_bad_texts_fail_alone(intents):
 
 
 @needs("clinc150")
+@pytest.mark.parametrize("model", ["intents_router", "intents_minilm"])
+def test_rows_that_an_expert_cannot_run_fail_alone(server, intents, model):
+    """Past the tokeniser, ids that no word has: a sentence for them, answers for their mates."""
+    import tritonclient.grpc as grpc
+    from tritonclient.utils import InferenceServerException
+
+    def infer(word):
+        tensor = grpc.InferInput("TOKENS", [1, 40], "INT64")
+        tensor.set_data_from_numpy(np.full((1, 40), word, dtype=np.int64))
+        return client.infer(model, [tensor], client_timeout=30)
+
+    with grpc.InferenceServerClient(server.grpc_url) as client, ThreadPoolExecutor(24) as pool:
+        asked = [(word, pool.submit(infer, word)) for word in [2000, 10**9, 2001] * 24]
+
+        for word, future in asked:
+            if word == 10**9:
+                with pytest.raises(InferenceServerException, match="ONNX Runtime") as caught:
+                    future.result()
+                assert ".py" not in str(caught.value)
+            else:
+                assert future.result().get_response().model_name == model
+
+
+@needs("clinc150")
 def test_the_client_reads_texts_line_by_line(server, intents, tmp_path):
     """A bad line is reported, the others are answered; `bench` takes the same files."""
     file = tmp_path / "questions.txt"

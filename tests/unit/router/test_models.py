@@ -272,3 +272,13 @@ def test_triton_s_words_say_what_failed(server, text, error):
         triton_io.call("m", {"X": np.zeros((1, 3), dtype=np.float32)}, "LOGITS")
 
     assert type(caught.value) is error
+
+
+def test_the_stack_of_a_model_that_raised_stays_where_it_is(server):
+    """Models of others are called, too; Triton appends where they failed to what they say."""
+    server.models["m"] = lambda inputs: "TypeError: no\n\nAt:\n  /models/m/1/model.py(9): execute\n"
+
+    with pytest.raises(TierError) as caught:
+        triton_io.call("m", {"X": np.zeros((1, 3), dtype=np.float32)}, "LOGITS")
+
+    assert str(caught.value) == "TypeError: no"
