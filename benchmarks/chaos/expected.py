@@ -109,6 +109,18 @@ class Question:
         """Say whether a failure of some of these tiers leaves no answer."""
         return any(one is None for one in self._without_some(tiers))
 
+    def kept_waiting(self, tiers: frozenset[int]) -> bool:
+        """Say whether a failure of some of these tiers may keep the row without an answer.
+
+        The first tier to see it fails or is handed what others should have answered; one that
+        fails further up finds an answer there already.
+        """
+        name = self.ask.get("point") or self.policy["default"]
+        gates = next(p["gates"] for p in self.policy["points"] if p["name"] == name)
+        low, high = self.ask.get("min_tier", 0), self.ask.get("max_tier", len(self.logits) - 1)
+        first = next((k for k in range(low, high + 1) if not gates[k].get("off", False)), high)
+        return any(tier <= first for tier in tiers)
+
     def _without_some(self, tiers: frozenset[int]) -> list[tuple[int, int, float, bool] | None]:
         """Answer while one, two ... of these tiers fail, as ``answer_without`` of the oracle."""
         sizes = range(1, len(tiers) + 1)

@@ -64,9 +64,11 @@ _SAID = (
     (Refusal.DEADLINE, re.compile(r"^cascade_deadline_ms: ")),
     (Refusal.TIER, re.compile(r"^tier .*(\) failed: |: no answer within | failed \(left )")),
     (Refusal.FULL, re.compile(r"queue full|queue is full|[Ee]xceeds maximum queue size")),
-    (Refusal.SERVICE, re.compile(r"is being unloaded")),
+    (Refusal.SERVICE, re.compile(r"is being unloaded|^Stub process \S+ is not healthy")),
 )
 """By its sentence: the status of the first three is one and the same."""
+
+_TIER = re.compile(r"^tier (?:'(?P<name>[^']*)'|(?P<place>\d+))")
 
 
 class How(enum.IntEnum):
@@ -85,8 +87,8 @@ class Excuse:
         tiers: May fail: rows that need them are answered or refused as the policy says.
         full: Queues may be full.
         connection: Connections may break: the server itself is killed.
-        silence: The process that answers is dead or stopped: Triton says so, or nothing but the
-            caller's own clock ends a request.
+        silence: The process that answers is dead: Triton says so, or nothing but the caller's own
+            clock ends a request.
     """
 
     tiers: frozenset[int] = frozenset()
@@ -172,21 +174,25 @@ def judged_error(
     if isinstance(error, NoAnswerError) and error.message.endswith("no answer in time"):
         return (Kind.SILENT if excuse.silence else Kind.WRONG), -1, text
     if isinstance(error, BusyError | TierError | NotReadyError | NoAnswerError):
+        asked = [question for questions in wanted for question in questions]
         match _reason(error):
             case Refusal.FULL:
                 fine = excuse.full
             case Refusal.DEADLINE:
-                fine = deadline and bool(excuse.tiers)
+                fine = deadline and any(q.kept_waiting(excuse.tiers) for q in asked)
             case Refusal.TIER:
-                fine = any(q.refused(excuse.tiers) for questions in wanted for q in questions)
+                fine = any(
+                    _tier_in(error.message, q) in excuse.tiers and q.refused(excuse.tiers)
+                    for q in asked
+                )
             case Refusal.SERVICE:
                 fine = excuse.silence
             case None:
                 fine = False
         if fine:
             return Kind.REFUSED, -1, text
-        asked = [dict(question.parameters) for question in wanted[0]]
-        return Kind.WRONG, -1, f"{asked}: refused without need: {text}"
+        said = [dict(question.parameters) for question in wanted[0]]
+        return Kind.WRONG, -1, f"{said}: refused without need: {text}"
     if isinstance(error, ServerError):
         return (Kind.BROKEN if excuse.connection else Kind.WRONG), -1, text
     return Kind.WRONG, -1, text
@@ -197,8 +203,19 @@ def _reason(error: CascadeError) -> Refusal | None:
     for reason, said in _SAID:
         if said.search(error.message):
             return reason
-    # Triton's own words on a model that is gone or dead.
-    return Refusal.SERVICE if isinstance(error, NotReadyError | TierError) else None
+    # Triton has many words for a model that is gone, and the client knows them.
+    return Refusal.SERVICE if isinstance(error, NotReadyError) else None
+
+
+def _tier_in(message: str, question: Question) -> int:
+    """Say which tier a refusal names; -1: none of this cascade."""
+    found = _TIER.match(message)
+    if found is None:
+        return -1
+    if found["place"] is not None:
+        return int(found["place"])
+    names = [tier.get("name") for tier in question.policy["tiers"]]
+    return names.index(found["name"]) if found["name"] in names else -1
 
 
 def either(one: Excuse, other: Excuse) -> Excuse:

@@ -19,7 +19,7 @@ from cascade_router.errors import (
 POLICY = {
     "activation": "softmax",
     "default": "only",
-    "tiers": [{"score": {}}, {"score": {}}, {"score": {}}],
+    "tiers": [{"name": name, "score": {}} for name in ("small", "middle", "large")],
     "points": [{"name": "only", "gates": [{"threshold": 0.9}, {"threshold": 0.9}, {}]}],
 }
 LOGITS = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
@@ -144,8 +144,10 @@ DEAD = Excuse(silence=True)
         (NO_MODEL, DEAD, Kind.REFUSED),
         (NO_MODEL, TIER_2, Kind.WRONG),
         (NO_MODEL, Excuse(full=True), Kind.WRONG),
-        (TierError("Stub process is not healthy"), DEAD, Kind.REFUSED),
-        (TierError("Stub process is not healthy"), Excuse(full=True), Kind.WRONG),
+        (TierError("Stub process 'x_router_0_0' is not healthy."), DEAD, Kind.REFUSED),
+        (TierError("Stub process 'x_router_0_0' is not healthy."), TIER_2, Kind.WRONG),
+        (TierError("fault in the router, see the server's log"), DEAD, Kind.WRONG),
+        (TierError("logits: got shape (2, 3), expected (2, 4)"), DEAD, Kind.WRONG),
         (BusyError("for a reason that nobody knows"), Excuse(full=True, silence=True), Kind.WRONG),
         (BusyError("tier 2: fault in the router, see the log"), TIER_2, Kind.WRONG),
         (RequestError("bad row"), Excuse(full=True), Kind.WRONG),
@@ -173,11 +175,34 @@ def test_a_failed_tier_refuses_only_what_has_no_answer_without_it(error):
     assert kind_of(error, NO_EXCUSE, alone) is Kind.WRONG
 
 
+@pytest.mark.parametrize("error", [FAILED, LEFT_ALONE, SLOW, GONE])
+def test_a_tier_that_is_well_may_not_refuse_in_the_name_of_one_that_failed(error):
+    """These all name the third tier: that the first has failed is no excuse for it."""
+    both = Excuse(tiers=frozenset({0, 2}))
+
+    assert kind_of(error, Excuse(tiers=frozenset({0})), question("fail")) is Kind.WRONG
+    assert kind_of(error, both, question("fail")) is Kind.REFUSED
+
+
 def test_time_runs_out_only_where_it_was_bounded_and_something_is_amiss():
     """A refusal for want of time needs a deadline and a tier that may hang."""
-    assert kind_of(LATE, TIER_2, deadline=True) is Kind.REFUSED
-    assert kind_of(LATE, TIER_2) is Kind.WRONG
-    assert kind_of(LATE, deadline=True) is Kind.WRONG
+    alone = question(min_tier=2)
+
+    assert kind_of(LATE, TIER_2, alone, deadline=True) is Kind.REFUSED
+    assert kind_of(LATE, TIER_1, alone, deadline=True) is Kind.REFUSED
+    assert kind_of(LATE, TIER_2, alone) is Kind.WRONG
+    assert kind_of(LATE, asked=alone, deadline=True) is Kind.WRONG
+
+
+def test_time_may_not_run_out_for_a_row_that_was_answered_below_what_failed():
+    """A tier that hangs holds up the rows that begin there or are sent up, and no others."""
+    off = {"points": [{"name": "only", "gates": [{"off": True}, {"threshold": 0.9}, {}]}]}
+    begins_at_1 = replace(question(), policy=POLICY | off)
+
+    assert kind_of(LATE, TIER_2, deadline=True) is Kind.WRONG
+    assert kind_of(LATE, TIER_1, deadline=True) is Kind.WRONG
+    assert kind_of(LATE, Excuse(tiers=frozenset({0})), deadline=True) is Kind.REFUSED
+    assert kind_of(LATE, TIER_1, begins_at_1, deadline=True) is Kind.REFUSED
 
 
 @pytest.mark.parametrize(
