@@ -6,7 +6,8 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -103,7 +104,7 @@ class PolicyFile:
     Attributes:
         times: Replacements in all.
         seed: Of what is written.
-        between_s: From one to the next; longer than a quarter of a second, and each is seen.
+        between_s: From one to the next; longer than a quarter of a second, so that each is seen.
         taken_s: A good policy must answer within this time; every instance looks four times a
             second.
     """
@@ -130,16 +131,16 @@ class PolicyFile:
         tally = Tally()
         taken = 0
         path = site.router_folder / "policy.json"
-        original = path.read_bytes()
         good = [_with_thresholds(site.policy, t) for t in (None, 0.5, 0.7)]
         asks = site.questions_under(good)
         now = refused = 0
         site.seen("policy refused")
-        with site.traffic(_PACE, asks[now]) as traffic:
+        with _kept(path), site.traffic(_PACE, asks[now]) as traffic:
             settle(traffic, range(len(site.tier_models)))
             for i in range(1, self.times + 1):
-                spoil = _SPOILS[int(rng.integers(len(_SPOILS)))]
-                _put(path, spoil(good[now], rng))
+                spoil = _SPOILS[i % len(_SPOILS)]
+                # Of other thresholds than those in force: were it taken, the answers would tell.
+                _put(path, spoil(good[now - 1], rng))
                 tally.times += 1
                 time.sleep(self.between_s)
                 if i % _LOOK_EVERY and i != self.times:
@@ -159,7 +160,6 @@ class PolicyFile:
                 tally.demand(refusal is None, f"{said}: a good one after it: {refusal}")
                 tell(f"{said}: {seen} refusals logged, a good one taken")
                 site.seen("policy refused")
-        _put(path, original)
         time.sleep(self.taken_s)
         note = (
             f"routers refused {refused:,} times; {taken} good ones between them, each in force "
@@ -178,6 +178,16 @@ class PolicyFile:
 def _refused(site: Site) -> str | None:
     with site.client() as client:
         return client.policy().refused
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """Put a file back as it was in the end: the next fault may be done on the same ground."""
+    original = path.read_bytes()
+    try:
+        yield
+    finally:
+        _put(path, original)
 
 
 def _put(path: Path, what: bytes | Put) -> None:

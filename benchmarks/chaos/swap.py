@@ -11,7 +11,7 @@ import numpy as np
 
 from .editions import FIRST, Edition, answers, command, spec_of, swapped
 from .fault import Report, Tally, Tell, often
-from .kill import settle
+from .kill import BACK_S, settle
 from .site import Site
 from .traffic import Pace
 
@@ -59,9 +59,12 @@ class Swap:
                     tally.broken.append(f"swap {i + 1}, {action}: {failed}")
                     break
                 traffic.ask(expected[new])  # from here on the old edition may not answer
+                answers_at = time.monotonic()
+                if traffic.wait_whole(answers_at, tiers=range(1), within_s=BACK_S) is None:
+                    tally.broken.append(f"swap {i + 1}, {action}: the new edition does not answer")
+                    break
                 before, now = now, new
                 tell(f"swap {i + 1} of {self.times}: {action} in {seconds[-1]} s")
-            time.sleep(1.0)
         took = f"{statistics.median(seconds):.1f} s" if seconds else "nothing"
         return tally.report([traffic], site, f"a swap takes {took}, one command", swap_s=seconds)
 
