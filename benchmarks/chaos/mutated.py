@@ -48,7 +48,14 @@ _UNCLEAR = re.compile(rf"{TRACE.pattern}|site-packages|cascade_router/")
 _ENOUGH_BROKEN = 10
 """More teach nothing new."""
 
-_MUST_FAIL = frozenset({"_parameter", "_no_text"})
+_MUST_FAIL = frozenset(
+    {
+        *("_parameter", "_no_text", "_odd_parameter", "_empty_parameter", "_command"),
+        *("_forbidden_picture", "_empty_picture", "_long_picture"),
+        *("_huge_png_picture", "_huge_gif_picture"),
+        *("_model", "_name", "_inputs", "_region", "_raw_length", "_not_json"),
+    }
+)
 """Mutations after which no request may be answered as if nothing were wrong."""
 
 _NO_HTTP = frozenset(
@@ -59,16 +66,26 @@ _NO_HTTP = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """How a wrong request ended: a short word for counting, and what is broken about it."""
+    """How a wrong request ended.
+
+    Attributes:
+        word: For counting.
+        broken: What is broken about it.
+        answered: The mutation, where it was answered all the same: it may have left it a good one.
+    """
 
     word: str
     broken: str | None = None
+    answered: str | None = None
 
     def held_to(self, mutation: str) -> _Outcome:
         """Break where a request was answered that a mutation has made one to be refused."""
-        if mutation in _MUST_FAIL and self.word in ("http 200", "grpc OK"):
-            return replace(self, broken=f"{self.word} {mutation}: not refused")
-        return self
+        if self.word not in ("http 200", "grpc OK"):
+            return self
+        found = replace(self, answered=f"{self.word}: {mutation}")
+        if mutation in _MUST_FAIL:
+            found = replace(found, broken=f"{self.word} {mutation}: not refused")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +117,7 @@ class Mutated:
         """Send them all, each judged by itself."""
         tally = Tally(times=self.requests)
         words: Counter[str] = Counter()
+        answered: Counter[str] = Counter()
         pictures = pictures_of(site)
         with ExitStack() as stack:
             before = {name: p.pid for name, p in site.family().items()}
@@ -111,6 +129,7 @@ class Mutated:
                 sender = _Sender(site, pictures, self.seed)
                 for i, outcome in enumerate(pool.map(sender.send, range(self.requests)), start=1):
                     words[outcome.word] += 1
+                    answered.update([outcome.answered] if outcome.answered else [])
                     if outcome.broken is not None:
                         tally.broken.append(f"request {i - 1}: {outcome.broken}")
                     if len(tally.broken) >= _ENOUGH_BROKEN:
@@ -126,7 +145,16 @@ class Mutated:
             tally.demand(not moved, f"processes were started anew: {moved}")
         said = " and ".join(f"{n:g}" for n in together.values())
         note = f"same processes throughout; {said} requests to a batch"
-        return tally.report(good, site, note, ended=dict(words), rows_per_batch=together)
+        for cascade, n in together.items():
+            tally.demand(n > 1, f"{cascade}: no request had a neighbour in its batch")
+        return tally.report(
+            good,
+            site,
+            note,
+            ended=dict(words),
+            answered=dict(answered.most_common()),
+            rows_per_batch=together,
+        )
 
 
 class _Sender:
@@ -174,9 +202,11 @@ class _Sender:
         command = hurt(rng, b'{"do": "show"}') if bad is None else bad
         content = struct.pack("<I", len(command)) + command
         parts = (f"{self._site.cascade}_control", "COMMAND", "BYTES", [1], content)
+        name = "_hurt_command" if bad is None else "_command"
         if by_http:
-            return self._http(bad_http.message(*parts).to_bytes(), "http command")
-        return self._grpc(bad_grpc.request(*parts).SerializeToString(), "grpc command")
+            return self._http(bad_http.message(*parts).to_bytes(), f"http {name}").held_to(name)
+        data = bad_grpc.request(*parts).SerializeToString()
+        return self._grpc(data, f"grpc {name}").held_to(name)
 
     def _picture(self, rng: Rng, by_http: bool) -> _Outcome:
         heavy = rng.random() < _SHARE_HEAVY
@@ -191,8 +221,10 @@ class _Sender:
         )
         name = f"picture {mutation.__name__}"
         if by_http:
-            return self._http(bad_http.message(*parts).to_bytes(), name)
-        return self._grpc(bad_grpc.request(*parts).SerializeToString(), name)
+            made = self._http(bad_http.message(*parts).to_bytes(), name)
+        else:
+            made = self._grpc(bad_grpc.request(*parts).SerializeToString(), name)
+        return made.held_to(f"{mutation.__name__}_picture")
 
     def _grpc(self, data: bytes, name: str) -> _Outcome:
         try:
