@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +25,7 @@ from .expected import Question, asked, clear_of_edges, logits_of, questions, rea
 from .judge import TRACE
 from .traffic import Pace, Traffic
 
-__all__ = ["Site"]
+__all__ = ["Site", "alive"]
 
 _READY_S = 90.0
 _STOP_S = 45.0
@@ -168,12 +167,12 @@ class Site:
         return self.regions() if victim == self.server() else _regions_of(victim)
 
     def alarms(self) -> list[str]:
-        """Take what has come into the log that no fault may cause: tracebacks and crashes."""
+        """Take what no fault may cause: an end of ``cascade-serve``, tracebacks and crashes."""
         with self.log.open(errors="replace") as file:
             file.seek(self._read_to)
             lines = file.readlines()
             self._read_to = file.tell()
-        return [line.strip() for line in lines if _ALARMING.search(line)][:5]
+        return [*self._ended(), *(line.strip() for line in lines if _ALARMING.search(line))][:5]
 
     def seen(self, words: str) -> int:
         """Count lines with some words that have come into the log since this was asked last."""
@@ -206,24 +205,35 @@ class Site:
         with self.client() as client:
             client.wait_ready(timeout_s)
 
-    def stop(self) -> float:
-        """Stop it, gently at first; say how many seconds that took."""
-        start = time.monotonic()
+    def stop(self) -> list[str]:
+        """Stop it, gently at first; nothing of it stays.
+
+        Returns:
+            What it should have done by itself, and had to be done for it.
+        """
         if self.process is None:
-            return 0.0
-        family = self._family()
+            return []
+        troubles = self._ended()
+        family = self._orphans() if troubles else self._family()
+        regions = [region for process in family for region in _regions_of(process)]
         for process in family:
             _quietly(process.resume)  # a stopped process would hear of nothing
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
+            troubles.append(f"cascade-serve did not end within {_STOP_S:g} s")
             self.process.kill()
             self.process.wait()
-        took = time.monotonic() - start
-        for process in family:
+        living = [process for process in family if alive(process)]
+        left = [region for region in regions if region.exists()]
+        if living or left:
+            troubles.append(f"it left {len(living)} processes, {len(left)} regions")
+        for process in living:
             _quietly(process.kill)
-        return took
+        for region in left:
+            region.unlink(missing_ok=True)
+        return troubles
 
     def __exit__(
         self,
@@ -231,8 +241,19 @@ class Site:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop it."""
-        self.stop()
+        """Stop it.
+
+        Raises:
+            RuntimeError: If it did not end well, and nothing else has gone wrong.
+        """
+        troubles = self.stop()
+        if troubles and error is None:
+            raise RuntimeError("; ".join(troubles))
+
+    def _ended(self) -> list[str]:
+        """Say whether ``cascade-serve`` has ended though nobody told it to."""
+        status = None if self.process is None else self.process.poll()
+        return [] if status is None else [f"cascade-serve ended by itself, status {status}"]
 
     def _named(self) -> list[tuple[str, psutil.Process]]:
         """Name what runs, the oldest first."""
@@ -252,6 +273,24 @@ class Site:
             return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+
+    def _orphans(self) -> list[psutil.Process]:
+        """Find what still runs where ``cascade-serve`` has ended by itself."""
+        programs = ("tritonserver", _STUB)
+        found = [(_command(p), p) for p in psutil.process_iter()]
+        return [
+            process
+            for words, process in found
+            if words[0].endswith(programs) and any(str(self.repository) in w for w in words)
+        ]
+
+
+def alive(process: psutil.Process) -> bool:
+    """Say whether a process runs, or is stopped; one that nobody has buried yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _regions_of(process: psutil.Process) -> list[Path]:
