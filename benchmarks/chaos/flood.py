@@ -34,6 +34,10 @@ _SLACK = 1.5
 _KEPT = 0.8
 """Share of the throughput before that must be there afterwards; rounds differ by a tenth."""
 
+_WORKED = 0.25
+"""Share of its rate before at which each tier must answer in a flood, which takes its share of the
+cores: what the queues allow is worked out from these rates, and would bound nothing without."""
+
 _GRACE_MS = 40_000.0
 """Callers wait longer than full queues may hold a request: that bound is held, not theirs."""
 
@@ -133,7 +137,8 @@ class Flood:
         before, after = capacity
         entries = [entry for flood in floods for entry in flood.entries]
         accepted, refused = latency_ms(entries, Kind.RIGHT), latency_ms(entries, Kind.REFUSED)
-        waits = [1e3 * wait for wait in _waits_s(site, _rates(floods, len(site.tier_models)))]
+        rates, calm = (_rates(some, len(site.tier_models)) for some in (floods, aside[:1]))
+        waits = [1e3 * wait for wait in _waits_s(site, rates)]
         limit, below = sum(waits), sum(waits[:-1])
         grown = _grown(weights)
         tally.demand(bool(refused), "nothing was refused: this was no flood")
@@ -150,6 +155,9 @@ class Flood:
             after >= _KEPT * before,
             f"{after:.0f} requests a second afterwards, {before:.0f} before",
         )
+        for tier, (rate, usual) in enumerate(zip(rates, calm, strict=True)):
+            said = f"tier {tier} answered {rate:.1f} requests a second, {usual:.1f} before"
+            tally.demand_in_time(rate >= _WORKED * usual, said)
         for name, mib in grown.items():
             tally.demand(mib <= _GROWN_MIB, f"{name} grew by {mib:.0f} MiB from flood to flood")
         longest = max(tally.away_s, default=math.nan)
@@ -166,6 +174,7 @@ class Flood:
             note,
             aside=aside,
             capacity_per_s={"before": round(before, 1), "afterwards": round(after, 1)},
+            tiers_per_s={"before": _rounded(calm), "in the floods": _rounded(rates)},
             accepted_ms=accepted,
             refused_ms=refused,
             queue_limit_ms={"all": round(limit), "below_the_last_tier": round(below)},
@@ -190,18 +199,22 @@ def _capacity(site: Site) -> tuple[float, Traffic]:
     return len(done) / (until - since), traffic
 
 
-def _rates(floods: Sequence[Traffic], n_tiers: int) -> list[float]:
-    """Say how many requests each tier ran per second of the floods, from what it answered."""
+def _rates(loads: Sequence[Traffic], n_tiers: int) -> list[float]:
+    """Say how many requests each tier ran per second of some loads, from what was answered."""
     rates = []
     for tier in range(n_tiers):
         n, took_s = 0, 0.0
-        for flood in floods:
-            right = [e for e in flood.entries if e.kind is Kind.RIGHT]
+        for load in loads:
+            right = [e for e in load.entries if e.kind is Kind.RIGHT]
             ended = [e.ended for e in right if e.tier >= tier]
             n += len(ended)
             took_s += max(ended) - min(e.sent for e in right) if ended else 0.0
-        rates.append(n / took_s if took_s else math.inf)
+        rates.append(n / took_s if took_s else 0.0)
     return rates
+
+
+def _rounded(rates: Sequence[float]) -> list[float]:
+    return [round(rate, 1) for rate in rates]
 
 
 def _recovered(site: Site, within_s: float) -> tuple[float | None, Traffic]:
@@ -224,10 +237,8 @@ def _waits_s(site: Site, rates: Sequence[float]) -> list[float]:
     What may be ahead of it at a tier waits there or is in calls that are under way.
     """
     config = parse((site.repository / f"{site.cascade}_router" / "config.pbtxt").read_text())
-    before = config.dynamic_batching.default_queue_policy.max_queue_size
-    assert before > 0, "what waits for the router is not bounded"
     instances = config.instance_group[0].count
     at_a_tier = instances * (WAITING + CALLS_PER_TIER * config.max_batch_size)
-    in_router = before + instances * config.max_batch_size
+    in_router = WAITING + instances * config.max_batch_size
     rows = [in_router, *([at_a_tier] * (len(rates) - 1))]
-    return [_SLACK * n / rate for n, rate in zip(rows, rates, strict=True)]
+    return [_SLACK * n / rate if rate else 0.0 for n, rate in zip(rows, rates, strict=True)]
