@@ -94,12 +94,14 @@ class Tally:
     Attributes:
         timed: Whether what must be quick is held to it: not on a machine that others use, too.
         times: How often the fault struck.
+        fell: How often the server itself died of it.
         away_s: Seconds until full service was back, of each time.
         broken: What must not have been.
     """
 
     timed: bool = True
     times: int = 0
+    fell: int = 0
     away_s: list[float] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
@@ -145,6 +147,7 @@ class Tally:
         """
         entries = [entry for one in loads for entry in one.entries]
         away = {"away_s": _spread(self.away_s), "away_each_s": self.away_s} if self.away_s else {}
+        fell = {"server_fell": self.fell} if self.fell else {}
         alarms = [f"the server's log: {line}" for line in site.alarms()]
         return Report(
             times=self.times,
@@ -154,6 +157,7 @@ class Tally:
             },
             figures={
                 **away,
+                **fell,
                 "latency_ms": latency_ms(entries),
                 "refused_by": _refusals(entries),
                 **figures,

@@ -9,6 +9,7 @@ from .disk import Disk
 from .fault import Fault
 from .flood import Flood
 from .grounds import every_tier_called, pitch
+from .judge import Kind
 from .kill import Kill, an_expert, the_router, the_server
 from .mutated import Mutated
 from .policy_file import PolicyFile
@@ -35,7 +36,7 @@ def faults(*, short: bool) -> list[Fault]:
         times=3 if short else 20,
         timed=timed,
         ground=every_tier_called,
-        degrades=timed,
+        must=[Kind.DEGRADED] if timed else [],
     )
     other_policies = [
         replace(
@@ -44,7 +45,7 @@ def faults(*, short: bool) -> list[Fault]:
             whom=f'{experts}, on_tier_failure = "{how}"',
             times=6,
             ground=partial(every_tier_called, on_failure=how),
-            degrades=how != "fail",
+            must=[Kind.REFUSED if how == "fail" else Kind.DEGRADED],
         )
         for how in ("best_so_far", "fail")
     ]
@@ -54,6 +55,7 @@ def faults(*, short: bool) -> list[Fault]:
         whom=f"{experts}, of which the router runs the first itself",
         times=6,
         ground=pitch,
+        pick=partial(an_expert, in_router=frozenset({0})),
     )
     return [
         kill_expert,
@@ -66,18 +68,16 @@ def faults(*, short: bool) -> list[Fault]:
             pick=the_router,
             times=1 if short else 20,
             timed=timed,
+            must=[Kind.REFUSED],
         ),
-        PolicyFile(
-            times=40 if short else 1000,
-            between_s=0.02 if short else 0.3,
-            taken_s=3.0 if short else 1.5,
-        ),
+        PolicyFile(times=22 if short else 1000, taken_s=3.0 if short else 1.5),
         Kill(
             name="kill-server",
             whom="tritonserver under cascade-serve",
             pick=the_server,
             times=1 if short else 20,
             timed=timed,
+            must=[Kind.BROKEN],
         ),
         Flood(seconds=2.0 if short else 30.0, timed=timed),
         Swap(times=2 if short else 50),

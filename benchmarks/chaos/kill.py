@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,13 +18,20 @@ from .judge import Excuse, Kind
 from .site import Site
 from .traffic import Pace, Traffic
 
-__all__ = ["BACK_S", "Kill", "an_expert", "pace", "settle", "the_router", "the_server"]
+__all__ = ["BACK_S", "Kill", "an_expert", "excused", "pace", "settle", "the_router", "the_server"]
 
 BACK_S = 15.0
 """Full service must be back within this time."""
 
 _GONE_S = 45.0
 """What the dead were loaded with must be gone by then: it has 30 s for what it had taken."""
+
+_TAKEN_S = 1.0
+"""Requests sent this long after a kill find nobody who could take them and not answer."""
+
+_FELL = "boost::interprocess::lock_exception"
+"""What Triton 2.51 says where a model's process dies in the moment in which it holds a lock of
+their shared memory: the server itself dies of that."""
 
 _PACE = Pace(rate=25.0, deadline_ms=3000.0)
 _SLOW = Pace(rate=12.0, deadline_ms=10_000.0)
@@ -48,7 +55,7 @@ class Kill:
         seed: Of which instance dies.
         timed: Whether what must be quick is held to it.
         ground: Where it is done.
-        degrades: Whether some answers must be degraded ones, or nothing was learned of them.
+        must: Ways in which some requests must have ended, or the kills have hit nothing.
     """
 
     name: str
@@ -58,7 +65,7 @@ class Kill:
     seed: int = 1
     timed: bool = True
     ground: Callable[[Path], AbstractContextManager[Site]] = pitch
-    degrades: bool = False
+    must: Sequence[Kind] = ()
     required: ClassVar[str] = (
         "every request answered rightly, answered degraded as the policy says, or refused with a "
         f"clear error; none past its deadline; full service back within {BACK_S:.0f} s"
@@ -90,8 +97,8 @@ class Kill:
             tally.demand(not lingering, f"{len(lingering)} former processes of models stay")
             left = [path for path in dead if path.exists()]
             tally.demand(not left, f"{len(left)} shared memory regions of dead processes stay")
-        degraded = traffic.counts()[Kind.DEGRADED.value]
-        tally.demand(degraded > 0 or not self.degrades, "no answer was a degraded one")
+        for kind in self.must:
+            tally.demand(traffic.counts()[kind.value] > 0, f"no request ended as: {kind.value}")
         return tally.report([traffic], site)
 
 
@@ -100,24 +107,23 @@ def pace(*, timed: bool) -> Pace:
     return _PACE if timed else _SLOW
 
 
-def an_expert(site: Site, i: int, _: Rng) -> tuple[Sequence[psutil.Process], Excuse]:
-    """Choose the tiers in turn."""
+def an_expert(
+    site: Site, i: int, _: Rng, *, in_router: frozenset[int] = frozenset()
+) -> tuple[Sequence[psutil.Process], Excuse]:
+    """Choose the tiers in turn; those that the router runs itself have no need of their model."""
     tier = i % len(site.tier_models)
-    return site.stubs(site.tier_models[tier]), Excuse(tiers=frozenset({tier}))
+    return site.stubs(site.tier_models[tier]), Excuse(tiers=frozenset({tier}) - in_router)
 
 
 def the_router(site: Site, _: int, __: Rng) -> tuple[Sequence[psutil.Process], Excuse]:
-    """Choose the router, which answers for every tier."""
-    tiers = frozenset(range(len(site.tier_models)))
-    return site.stubs(f"{site.cascade}_router"), Excuse(tiers=tiers, silence=True)
+    """Choose the router; the tiers live on."""
+    return site.stubs(f"{site.cascade}_router"), Excuse(silence=True)
 
 
 def the_server(site: Site, _: int, __: Rng) -> tuple[Sequence[psutil.Process], Excuse]:
-    """Choose the server, which every connection leads to."""
+    """Choose the server, which every connection leads to; it listens once all models are loaded."""
     server = site.server()
-    tiers = frozenset(range(len(site.tier_models)))
-    excuse = Excuse(tiers=tiers, silence=True, connection=True)
-    return ([] if server is None else [server]), excuse
+    return ([] if server is None else [server]), Excuse(connection=True)
 
 
 def settle(traffic: Traffic, tiers: Sequence[int]) -> None:
@@ -128,24 +134,45 @@ def settle(traffic: Traffic, tiers: Sequence[int]) -> None:
         raise RuntimeError(message)
 
 
+@contextmanager
+def excused(
+    site: Site, traffic: Traffic, excuse: Excuse, tally: Tally, where: str
+) -> Iterator[None]:
+    """Let requests suffer what a fault may do, until all that it met have ended.
+
+    Connections may break where the server is killed, or where it says that it died of the fault.
+    """
+    broken = traffic.counts()[Kind.BROKEN.value]
+    site.seen(_FELL)
+    traffic.excuse(replace(excuse, connection=True))
+    yield
+    traffic.wait_ended(time.monotonic())  # what a process died with ends by its own time alone
+    traffic.excuse(Excuse())
+    broken = traffic.counts()[Kind.BROKEN.value] - broken
+    fell = site.seen(_FELL) > 0
+    tally.fell += fell
+    said = f"{where}: {broken} connections broke, though nobody had killed the server"
+    tally.demand(excuse.connection or fell or not broken, said)
+
+
 def _strike(
     site: Site, traffic: Traffic, victim: psutil.Process, excuse: Excuse, tally: Tally, where: str
 ) -> bool:
     """Kill a process and wait until all is well again."""
     tiers = range(len(site.tier_models))
-    traffic.excuse(excuse)
-    former = site.alike(victim)
-    since = time.monotonic()
-    victim.kill()
-    tally.times += 1
-    away = traffic.wait_whole(
-        since,
-        tiers=tiers,
-        within_s=tally.patience_s(BACK_S),
-        whole=lambda: site.whole(without=former),
-    )
-    traffic.wait_ended(time.monotonic())  # what it died with ends by its own time alone
-    traffic.excuse(Excuse())
+    with excused(site, traffic, excuse, tally, where):
+        former = site.alike(victim)
+        since = time.monotonic()
+        victim.kill()
+        tally.times += 1
+        away = traffic.wait_whole(
+            since,
+            tiers=tiers,
+            within_s=tally.patience_s(BACK_S),
+            whole=lambda: site.whole(without=former),
+        )
+    silent = [e for e in traffic.since(since + _TAKEN_S) if e.kind is Kind.SILENT]
+    tally.demand(not silent, f"{where}: {len(silent)} requests sent afterwards got no answer")
     return tally.back(away, BACK_S, where)
 
 
