@@ -39,7 +39,8 @@ class FakeTriton:
         through: What a tier's model gets when it is asked through its cascade, but not alone.
         incurable: Models that a load does not cure.
         refused: Models whose load is refused before it begins; the index keeps the reason it had.
-        unloaded: Models that are not loaded, and why.
+        slow: Models whose load goes on when nobody waits for it any longer.
+        unloaded: Models that are not loaded, and why; no reason: one is being loaded.
         versions: Of models that have more than one.
         in_force: Which versions the control model tells; a model that is not here is not told.
         work: What models have run.
@@ -52,6 +53,7 @@ class FakeTriton:
         self.through = {}
         self.incurable = set()
         self.refused = set()
+        self.slow = set()
         self.unloaded = {}
         self.versions = {}
         self.in_force = {}
@@ -74,11 +76,12 @@ class FakeTriton:
     def index(self):
         if self.down:
             return "Socket closed"
+        states = {None: "READY", "": "LOADING"}
         return [
             Version(
                 model=name,
                 version=version,
-                state="UNAVAILABLE" if name in self.unloaded else "READY",
+                state=states.get(self.unloaded.get(name), "UNAVAILABLE"),
                 reason=self.unloaded.get(name, ""),
             )
             for name in self.models
@@ -104,18 +107,22 @@ class FakeTriton:
         self.log.append(("load", *models))
         failed = {name: "no such file" for name in models if name in self.incurable}
         refused = {name: "failed to poll" for name in models if name in self.refused}
+        late = {name: "Deadline Exceeded" for name in models if name in self.slow}
         for name in set(models) - set(failed) - set(refused):
             self.unloaded.pop(name, None)
             self.faults.pop(name, None)
             self.through.pop(name, None)
-        self.unloaded |= failed
-        return failed | refused
+        self.unloaded |= failed | dict.fromkeys(late, "")
+        return failed | refused | late
 
     def close(self):
         self.log.append(("close",))
 
     def _reply(self, ask):
         model = ask.model
+        given = {name: array.shape[-1:] for name, array in ask.arrays.items()}
+        if any(given.get(port.name) != port.shape for port in self.models[model].inputs):
+            return Reply(outcome=Outcome.FAILED, why="unexpected shape for input")
         if model == "pitch_control" and model not in self.faults:
             text = json.dumps(self._shown()).encode()
             outputs = {"REPLY": struct.pack("<I", len(text)) + text}

@@ -30,6 +30,7 @@ class Patience:
         dead_s: Its server says that its process is dead, which cannot be seen from here.
         silent_s: It does not answer and has done nothing; on a machine in a flood that may be so
             for a while.
+        slow_s: The same of one that never answered in time: it may need long for each row.
         failing_s: It answers, with errors: loading it anew may help, or not.
         first_pause_s: After a try; doubled each time.
         longest_pause_s: And at most this, while it cannot be loaded.
@@ -39,6 +40,7 @@ class Patience:
 
     dead_s: float = 6.0
     silent_s: float = 20.0
+    slow_s: float = 180.0
     failing_s: float = 30.0
     first_pause_s: float = 0.5
     longest_pause_s: float = 30.0
@@ -63,6 +65,7 @@ class Health:
     revivals: int = 0
     _proven: bool = False
     _lost: bool = False
+    _certain: bool = False
     _failures: int = 0
     _bad_since: float = 0.0
     _wait_s: float = 0.0
@@ -95,9 +98,10 @@ class Health:
             case _ if not own:
                 self._blame(State.SICK, reply.why, now)
             case Outcome.FAILED:
-                self._fail(reply.why, self.patience.failing_s, now)
+                self._fail(reply.why, self.patience.failing_s, now, certain=False)
             case Outcome.LATE:
-                self._fail(reply.why, self.patience.silent_s, now)
+                wait_s = self.patience.silent_s if self._proven else self.patience.slow_s
+                self._fail(reply.why, wait_s, now, certain=False)
             case _:
                 # Of several processes one is dead: what the others answer meanwhile clears nothing.
                 self._accused_until = now + 2 * self.patience.dead_s
@@ -106,8 +110,12 @@ class Health:
     def loaded(self, now: float) -> None:
         """It is loaded, and no canary can be made for it."""
         self._ours = False
-        if self.state in (State.UNLOADED, State.REVIVING):
-            self._turn(State.UNCHECKED, "", now)
+        if self.state is not State.SERVING:
+            self._blame(State.UNCHECKED, "", now)
+
+    def renewed(self) -> None:
+        """Another version or configuration is loaded: that the old one answered proves nothing."""
+        self._proven = False
 
     def lost(self, why: str, now: float) -> None:
         """One of its processes is gone for certain: no answer of another clears that."""
@@ -116,11 +124,23 @@ class Health:
             self._bad_since = now
         self._failures = max(self._failures, 2)
         self._wait_s = 0.0
+        self._certain = True
         self._turn(State.SICK, why, now)
 
-    def gone(self, why: str, now: float) -> None:
-        """It is not loaded: on purpose, or because a load failed."""
-        if why not in ("", "unloaded"):
+    def gone(self, why: str, now: float, *, loading: bool = False) -> None:
+        """It is not loaded: on purpose, or because a load failed.
+
+        Args:
+            why: What the load failed for; empty: it did not.
+            now: Seconds.
+            loading: Whether it is being loaded.
+        """
+        if loading and self._ours:
+            # Longer than we wait for: to unload it now would be to begin again, for ever.
+            self._lost = False
+            self._failures, self._accused_until = 0, 0.0
+            self._turn(State.REVIVING, "is being loaded", now)
+        elif why:
             self._ours = False
             self._fail(why, self.patience.dead_s, now)
         elif self._ours:
@@ -138,6 +158,11 @@ class Health:
             and now - self._bad_since >= self._wait_s
             and now >= self._next_try
         )
+
+    @property
+    def certain(self) -> bool:
+        """Whether what is known against it is its own: silence may be that of one it calls."""
+        return self._certain
 
     @property
     def well(self) -> bool:
@@ -169,6 +194,7 @@ class Health:
             self._failed_loads += 1
             self._failures = max(self._failures, 2)
             self._wait_s = 0.0
+            self._certain = True
             self._turn(State.SICK, fault, now)
 
     def _well(self, now: float) -> None:
@@ -179,10 +205,11 @@ class Health:
         if now - self.since >= self.patience.well_s:
             self._revived = 0
 
-    def _fail(self, why: str, wait_s: float, now: float) -> None:
+    def _fail(self, why: str, wait_s: float, now: float, *, certain: bool = True) -> None:
         if self._failures == 0:
-            self._bad_since, self._wait_s = now, wait_s
+            self._bad_since, self._wait_s, self._certain = now, wait_s, False
         self._failures += 1
+        self._certain = self._certain or certain
         self._wait_s = min(self._wait_s, wait_s)
         self._turn(State.SICK, why, now)
 

@@ -59,6 +59,7 @@ class Ward:
         self._shown: dict[str, Shown] = {}
         self._chains: dict[str, list[str | None]] = {}
         self._work: dict[str, int] = {}
+        self._doubted: set[str] = set()
         self._told: dict[str, str] = {}
         self.fault: str | None = "not looked at yet"
 
@@ -96,12 +97,12 @@ class Ward:
         self._tidy()
         dead = self._stubs.dead() if self._stubs is not None else []
         found = [stub for stub in dead if not self._on_trial(stub)]
-        now = self._clock()
         for stub in found:
             health = self._health.get(stub.model)
             if health is not None and health.state is not State.UNLOADED:
-                health.lost(f"its process {stub.process.pid} is dead or was stopped", now)
-        self._announce()
+                why = f"its process {stub.process.pid} is dead or was stopped"
+                health.lost(why, self._clock())
+                self._announce()
         return bool(found)
 
     def layers(self) -> list[list[str]]:
@@ -123,6 +124,8 @@ class Ward:
         chains = self._chain_asks(ready)
         asks = self._model_asks(ready) | chains
         replies = dict(zip(asks, self._triton.ask(list(asks.values()), CANARY_S), strict=True))
+        # Loaded anew in place, it may want other rows by now.
+        self._doubted = {asks[k].model for k, r in replies.items() if r.outcome is Outcome.FAILED}
         worked = self._worked()
         now = self._clock()
         for name in ready:
@@ -142,22 +145,22 @@ class Ward:
 
     def revive(self) -> bool:
         """Load anew what is due: experts before routers before ensembles; say whether any was."""
-        now = self._clock()
-        due = [h for h in self._health.values() if h.due(now)]
+        due = [h for h in self._health.values() if h.due(self._clock()) and not self._waits(h)]
         if not due:
             return False
         lowest = min(self._rank(h.model) for h in due)
-        group = [h for h in due if self._rank(h.model) == lowest]
-        if lowest and any(
-            h.state is State.SICK and self._rank(h.model) < lowest for h in self._health.values()
-        ):
-            return False  # it may fail only for what lies below it
-        self._load_anew(group)
+        self._load_anew([h for h in due if self._rank(h.model) == lowest])
         return True
+
+    def _waits(self, health: Health) -> bool:
+        """Say whether a router may be silent only for a tier of its own, which is sick."""
+        told = self._shown.get(health.model.removesuffix("_router"), Shown())
+        below = (self._health.get(model) for model in told.tiers)
+        return not health.certain and any(h is not None and h.state is State.SICK for h in below)
 
     def _load_anew(self, group: list[Health]) -> None:
         names = [h.model for h in group]
-        before = self._loaded()
+        before = self._loaded(set())
         for health in group:
             health.begin(self._clock())
         self._announce()
@@ -166,8 +169,9 @@ class Ward:
         # An unload that fails may be of one that is not loaded; what counts is the load.
         self._triton.unload(names)
         faults = self._triton.load(names, LOAD_S)
-        above = sorted(before - self._loaded() - set(names), key=self._rank)
         # An ensemble mostly comes back by itself with what it is made of; ours to repair if not.
+        fallen = before - self._loaded(before) - set(names)
+        above = sorted(name for name in fallen if self._rank(name) == _ENSEMBLE)
         for name, fault in self._triton.load(above, LOAD_S).items() if above else ():
             if name in self._health:
                 self._health[name].begin(self._clock())
@@ -198,9 +202,10 @@ class Ward:
         """
         return self._in_force(stub.model) not in (None, stub.version)
 
-    def _loaded(self) -> set[str]:
+    def _loaded(self, untold: set[str]) -> set[str]:
+        """Name what is loaded; ``untold`` where the server does not tell."""
         index = self._triton.index()
-        return set() if isinstance(index, str) else {v.model for v in index if v.ready}
+        return untold if isinstance(index, str) else {v.model for v in index if v.ready}
 
     def _take_in(self, index: Iterable[Version]) -> dict[str, Known]:
         """Learn what is loaded; returns the models that can be asked."""
@@ -215,17 +220,22 @@ class Ward:
                 if name in self._health:  # what was never loaded is nobody's loss
                     self._known.pop(name, None)
                     self._versions.pop(name, None)
-                    self._health[name].gone("; ".join(sorted({v.reason for v in found})), now)
+                    # One of its versions may be on its way, up or down, and have no reason yet.
+                    why = "; ".join(sorted({v.reason for v in found} - {"", "unloaded"}))
+                    loading = any(v.state == "LOADING" for v in found)
+                    self._health[name].gone(why, now, loading=loading)
                 continue
-            if name not in self._known or self._versions.get(name) != loaded:
-                known = self._triton.known(name)
-                if known is None:
-                    continue
-                self._known[name] = known
-            self._versions[name] = loaded
-            if name not in self._health:
-                self._health[name] = Health(name, self._patience, since=now)
-            ready[name] = self._known[name]
+            health = self._health.get(name) or Health(name, self._patience, since=now)
+            before = self._versions.get(name)
+            known = self._known.get(name) if before == loaded else None
+            if known is None or name in self._doubted:
+                known = self._triton.known(name) or known
+            if known is None:
+                continue
+            if before not in (None, loaded) or known != self._known.get(name, known):
+                health.renewed()
+            self._known[name], self._versions[name], self._health[name] = known, loaded, health
+            ready[name] = known
         for name in set(self._health) - set(versions):
             del self._health[name]
             self._known.pop(name, None)
@@ -319,7 +329,7 @@ class Ward:
         now: dict[str, tuple[str, str]] = {}
         if self.fault is None:
             now["server"] = ("answers", "")
-        elif self._health:
+        else:
             now["server"] = ("does not answer", self.fault)
         now |= {name: (h.state.value, h.why) for name, h in self._health.items()}
         for cascade, chain in self._chains.items():

@@ -101,6 +101,54 @@ def test_a_load_that_is_refused_is_tried_again(ward, triton, clock):
     assert ward.ready
 
 
+def test_a_load_that_outlasts_our_patience_is_waited_for(ward, triton, clock):
+    """To unload and load a large model again and again would mean that it never serves."""
+    triton.faults["pitch_large"] = dead("pitch_large")
+    triton.slow.add("pitch_large")
+    assert rounds(ward, clock, 4)
+
+    assert not rounds(ward, clock, 100)
+    assert ward.report()["models"]["pitch_large"]["state"] == "reviving"
+    assert not ward.ready
+    triton.unloaded.clear()
+    assert not rounds(ward, clock, 10)
+
+    assert ward.ready
+    assert triton.log == [("unload", "pitch_large"), ("load", "pitch_large")]
+
+
+def test_a_dead_process_is_forgotten_while_its_model_loads_for_long(watched, triton, clock, found):
+    """What was lost is on its way back: the end of that load is not the time for another."""
+    found[:] = [stub(1, "S")]
+    watched.look()
+    watched.glance()
+    found[:] = [stub(1, "Z")]
+    triton.slow.add("pitch_large")
+    assert watched.glance()
+    assert watched.revive()
+    found[:] = [stub(2, "S")]
+
+    assert not rounds(watched, clock, 20)
+    triton.unloaded.clear()
+    assert not rounds(watched, clock, 20)
+
+    assert watched.ready
+
+
+def test_a_load_that_fails_late_is_tried_again(ward, triton, clock):
+    """Waited for, it comes to nothing."""
+    triton.faults["pitch_large"] = dead("pitch_large")
+    triton.slow.add("pitch_large")
+    assert rounds(ward, clock, 4)
+    assert not rounds(ward, clock, 10)
+
+    triton.slow.clear()
+    triton.unloaded["pitch_large"] = "no such file"
+
+    assert rounds(ward, clock, 4)
+    assert ward.ready
+
+
 def test_an_unload_by_an_operator_after_a_revival_is_respected(ward, triton, clock):
     """What counts is who unloaded it last."""
     triton.faults["pitch_large"] = dead("pitch_large")

@@ -168,6 +168,19 @@ def test_a_server_that_does_not_answer_is_not_ready(ward, triton, told):
     assert told[1:] == ["server: does not answer: Socket closed"]
 
 
+def test_a_server_that_was_never_reached_is_told_of(triton, clock, told):
+    """A wrong address, say, or a key that is missing: who watches it has to hear that."""
+    triton.down = True
+    ward = Ward(triton, told.append, clock=clock)
+    ward.glance()
+    assert told == []
+
+    ward.look()
+    ward.look()
+
+    assert told == ["server: does not answer: Socket closed"]
+
+
 def test_a_process_seen_dying_is_revived_at_once(triton, clock, told, tmp_path):
     """No canary has to fail first; its shared memory is removed, and it is revived once."""
     (tmp_path / "cascade_serve_1_x").touch()
