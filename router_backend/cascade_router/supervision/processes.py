@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "Stub", "processes", "stubs_of"]
+__all__ = ["Process", "Stub", "processes", "reap", "stubs_of"]
 
 _PROC = Path("/proc")
 _STUB = "triton_python_backend_stub"
@@ -139,6 +139,20 @@ def stubs_of(server: int) -> list[Stub]:
         elif process.state == "Z":
             found.append(Stub(process=process))
     return found
+
+
+def reap(group: int) -> None:
+    """Take note of the dead of a process group that have become children of this process.
+
+    As process 1 of a container it inherits what a killed server started, and nobody else would
+    ever do that.
+
+    Args:
+        group: Number of the process group.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
 
 
 def _stat(pid: int) -> list[str]:

@@ -11,7 +11,7 @@ from cascade_router.errors import CascadeError, ServerError
 
 from .drain import drain
 from .health import Patience
-from .processes import Process
+from .processes import Process, reap
 from .remains import Claim
 from .stub_watch import StubWatch
 from .triton import Triton
@@ -75,6 +75,7 @@ class Supervisor:
         self._state = "starting"
         self._restarts = 0
         self._served = False
+        self._group = 0
         self._whole = False
         self._serving_since: float | None = None
 
@@ -113,13 +114,15 @@ class Supervisor:
                 why = error.message if isinstance(error, CascadeError) else str(error)
             self._state = "down"
             self._clean("it")
+            if self._group:
+                reap(self._group)
             if why is None:
                 return 0
             if not self._served:
                 message = f"cascade-serve: {why}"
                 raise ServerError(message, hint="its log, above, says more")
             deaths = 1 if self._served_well() else deaths + 1
-            in_vain = 0 if self._whole else in_vain + 1
+            in_vain = 0 if self._whole or self._served_well() else in_vain + 1
             if in_vain >= self._pace.starts:
                 self._tell(f"server: {why}; given up after {in_vain} starts in vain")
                 return 1
@@ -136,6 +139,7 @@ class Supervisor:
         mark = self._claim.new_mark()
         server = self._launch(mark)
         server.start()
+        self._group = server.pid
         triton = self._connect()
         try:
             why = self._await_up(server, triton, stop)

@@ -27,8 +27,8 @@ class Pace:
         silent_s: A server may give no sign of life before it is started anew.
         drain_s: Requests under way may take after SIGTERM.
         stop_s: And the server to end after that.
-        starts: Times in a row that a server may end before all it serves has answered; then it is
-            given up.
+        starts: Times in a row that a server may end before all it serves has answered, and before
+            ``well_s``; then it is given up.
         well_s: A server that ran so long has not died "in a row".
         first_pause_s: Before a start after a death; doubled with each death in a row.
         longest_pause_s: And at most this.
@@ -84,6 +84,7 @@ class Watcher:
             self._step()
         except Exception as exc:  # noqa: BLE001  # a fault of ours must not end what serves well
             self._tell(f"this look failed: {type(exc).__name__}: {exc}")
+            self._next_look = self._clock() + self._pace.look_s
 
     def _step(self) -> None:
         if self.ward.glance():

@@ -1,5 +1,9 @@
 """A server that dies is started anew, in bounds; told to stop, it is emptied first."""
 
+import ctypes
+import os
+import signal
+import subprocess
 import threading
 
 import pytest
@@ -7,8 +11,10 @@ from fake_supervised import FakeServer, FakeTriton
 
 from cascade_router.errors import ServerError
 from cascade_router.supervision.drain import drain
+from cascade_router.supervision.processes import Process
 from cascade_router.supervision.remains import Claim
 from cascade_router.supervision.supervisor import Supervisor
+from cascade_router.supervision.triton import Outcome, Reply
 from cascade_router.supervision.watcher import Pace, Watcher
 
 
@@ -51,6 +57,7 @@ def world(claim, clock):
             return {}
 
     made = World()
+    made.claim = claim
     made.told = []
     made.servers = []
     made.supervisor = Supervisor(
@@ -107,6 +114,25 @@ def test_a_server_that_serves_each_time_is_never_given_up(world, clock):
     assert lives == [True] * 20
     pauses = [float(line.split()[-2]) for line in world.told if "starting it anew" in line]
     assert pauses == [0.25, 0.5, 1.0] + [2.0] * 17
+
+
+def test_a_server_that_serves_in_part_for_long_is_never_given_up(world, clock):
+    """One tier fails for good and the others answer: months may lie between two deaths."""
+    world.triton.faults["pitch_large"] = Reply(outcome=Outcome.FAILED, why="CUDA error")
+    lives = []
+
+    def live_and_die():
+        lives.append(world.supervisor.report()["state"])
+        clock.sleep(90)
+        world.servers[-1].status = -9
+
+    stop = Script(clock, *[live_and_die, lambda: None] * 10)
+
+    assert world.supervisor.run(stop, threading.Event()) == 0
+
+    assert lives == ["impaired"] * 10
+    pauses = [float(line.split()[-2]) for line in world.told if "starting it anew" in line]
+    assert pauses == [0.25] * 10
 
 
 def test_a_server_that_keeps_dying_is_given_up(world, clock):
@@ -185,6 +211,52 @@ def test_a_server_that_hangs_is_started_anew(world, clock):
     assert len(world.servers) == 2
 
 
+class Parent(FakeServer):
+    """It starts a process that outlives it."""
+
+    def start(self):
+        line = ["/bin/sh", "-c", "sleep 1000 & echo $!"]
+        self.process = subprocess.Popen(line, process_group=0, stdout=subprocess.PIPE)
+        self.left = int(self.process.stdout.readline())
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def stop(self, timeout_s):
+        self.process.wait()
+        self.process.stdout.close()
+        os.kill(self.left, signal.SIGKILL)
+        while Process.read(self.left).state != "Z":
+            threading.Event().wait(0.01)
+        return 0
+
+
+@pytest.fixture
+def heir():
+    """This process inherits what its children leave, as process 1 of a container does."""
+    prctl, set_child_subreaper = ctypes.CDLL(None).prctl, 36
+    assert prctl(set_child_subreaper, 1, 0, 0, 0) == 0
+    yield
+    prctl(set_child_subreaper, 0, 0, 0, 0)
+
+
+@pytest.mark.usefixtures("heir")
+def test_what_a_dead_server_leaves_does_not_stay_as_zombies(world, clock):
+    """A container has room for so many processes, dead ones included."""
+
+    def launch(mark):
+        world.servers.append(Parent(mark))
+        return world.servers[-1]
+
+    supervisor = Supervisor(
+        world.claim, launch, lambda: world.triton, world.told.append, clock=clock
+    )
+
+    assert supervisor.run(Script(clock), threading.Event()) == 0
+    assert Process.read(world.servers[0].left) is None
+
+
 def test_a_second_signal_ends_the_drain(clock):
     """And the limit does, however long a request takes."""
     triton = FakeTriton()
@@ -254,6 +326,18 @@ def test_a_layer_waits_for_the_one_above(clock):
 
     assert drain(triton, [["pitch"], ["pitch_router"]], limit_s=9, clock=clock, sleep=clock.sleep)
     assert order[1] == (["pitch_router"], {"pitch": 0, "pitch_router": 2})
+
+
+def test_a_look_that_fails_is_not_repeated_at_every_glance(clock):
+    """Whatever a server says that nobody can read: it is asked as often as ever, and told of."""
+    triton, told = FakeTriton(), []
+    triton.known = lambda model: 1 / 0
+    watcher = Watcher(triton, told.append, pace=Pace(), clock=clock)
+    for _ in range(60):
+        watcher.step()
+        clock.sleep(0.5)
+
+    assert told == ["this look failed: ZeroDivisionError: division by zero"] * 10
 
 
 def test_an_old_report_is_not_believed(clock):
