@@ -2,20 +2,27 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 from supervised import SERVE, Served
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cascade_builder.demo import notes
 from cascade_client import CascadeClient
 from cascade_router.errors import AccessError, RequestError
 from cascade_router.keys import GRPC_HEADER, HEADER, Keys
+from cascade_router.serve import free_ports
 from cascade_router.supervision.options import Options
+from cascade_router.supervision.processes import processes
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -186,3 +193,43 @@ def test_models_are_revived_behind_the_guard(served):
     served.until(lambda: served.state()["ready"], 60)
 
     assert served.state()["models"]["pitch_tiny"]["revivals"] == before + 1
+
+
+class Impostor(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """It says that it lives, asks for the key as the server does, and keeps what it is shown."""
+
+    def __init__(self):
+        self.shown = []
+
+    def ServerLive(self, request, context):  # noqa: N802  # the protocol's name
+        return service_pb2.ServerLiveResponse(live=True)
+
+    def RepositoryIndex(self, request, context):  # noqa: N802  # the protocol's name
+        given = dict(context.invocation_metadata())
+        if GRPC_HEADER not in given:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted")
+        self.shown.append(given[GRPC_HEADER])
+        return service_pb2.RepositoryIndexResponse()
+
+
+def test_who_takes_the_port_first_is_not_shown_the_key(only_pitch, folder, tmp_path):
+    """It is free until the models are loaded, and any user of the machine may listen there."""
+    repository = shutil.copytree(only_pitch, tmp_path / "models")
+    ports = free_ports()
+    named = [f"--{n}-port={getattr(ports, n)}" for n in ("http", "grpc", "metrics")]
+    line = [SERVE, f"--model-repository={repository}", *named, "--health-port=0"]
+    impostor, other = Impostor(), grpc.server(ThreadPoolExecutor(2))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(impostor, other)
+    with subprocess.Popen(
+        [*line, f"--keys={folder}/cascade.keys"], stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not any(p.parent == process.pid and "triton" in p.program for p in processes()):
+            threading.Event().wait(0.05)
+        other.add_insecure_port(f"127.0.0.1:{ports.grpc}")
+        other.start()
+        said = process.communicate(timeout=90)[1]
+    other.stop(None)
+
+    assert impostor.shown == []
+    assert process.returncode == 1
+    assert f"port {ports.grpc} (grpc) was taken by" in said

@@ -8,6 +8,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from cascade_router.keys import FILE_VARIABLE, GUARDED, HEADER, Keys
@@ -15,7 +16,7 @@ from cascade_router.serve import Hosts, Ports, Server
 
 from .guard import check_guard, http_status
 from .options import Options, reachable
-from .ports import check_port
+from .ports import check_listener, check_port
 from .readiness import ReadinessPage
 from .remains import Claim
 from .signals import told_to_stop
@@ -68,7 +69,7 @@ def _serve(
         pace = Pace(look_s=options.look_s, drain_s=options.drain_s)
         ports = Ports(**{name: options.ports[name] for name in Ports.__slots__})
         hosts = Hosts(**{name: options.hosts[name] for name in Hosts.__slots__})
-        environment = {} if options.keys is None else {FILE_VARIABLE: str(options.keys.resolve())}
+        environment = key_variable(options.keys)
 
         def launch(mark: str) -> Server:
             return Server(
@@ -92,7 +93,8 @@ def _serve(
         def status() -> int:
             return http_status(reachable(hosts.http), ports.http)
 
-        def guard() -> None:
+        def guard(group: int) -> None:
+            check_listener(group, "grpc", ports.grpc)
             if keys is not None:
                 plain = functools.partial(GrpcTriton, address)
                 check_guard(plain, connect, status if options.serves_http else None)
@@ -102,6 +104,11 @@ def _serve(
             return supervisor.run(stop, hurry)
     finally:
         claim.release()
+
+
+def key_variable(path: Path | None) -> dict[str, str]:
+    """Name the key file to the control model; a link stays one, for it may be turned elsewhere."""
+    return {} if path is None else {FILE_VARIABLE: str(path.absolute())}
 
 
 def guards(keys: Keys | None) -> list[str]:

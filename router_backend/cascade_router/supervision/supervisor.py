@@ -45,7 +45,8 @@ class Supervisor:
         claim: The repository, which nobody else serves.
         launch: Makes a server, not started, whose launch has the given mark.
         connect: Opens the connection to it.
-        guard: Raises a `ServerError` where its restricted interfaces are open.
+        guard: Raises a `ServerError` where what answers is not the process group of that number, or
+            its restricted interfaces are open.
         tell: Takes a line for each change.
         pace: How often, how long, how many times.
         clock: Seconds, monotonic.
@@ -58,7 +59,7 @@ class Supervisor:
         connect: Callable[[], Triton],
         tell: Callable[[str], None],
         *,
-        guard: Callable[[], None] = lambda: None,
+        guard: Callable[[int], None] = lambda _: None,
         pace: Pace | None = None,
         patience: Patience | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -145,7 +146,7 @@ class Supervisor:
             why = self._await_up(server, triton, stop)
             if why is not None or stop.is_set():
                 return why
-            self._guard()
+            self._guard(server.pid)
             self._watcher = Watcher(
                 triton,
                 self._tell,

@@ -1,11 +1,13 @@
 """Keys are read from a file that nobody else may read, and shown nowhere."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from cascade_router.errors import ServerError
-from cascade_router.keys import Keys
+from cascade_router.keys import FILE_VARIABLE, Keys
+from cascade_router.supervision.command import key_variable
 
 CONTROL, POLICY = "control-key-0123456789", "policy-key-0123456789"
 
@@ -95,3 +97,22 @@ def test_only_the_policy_key_opens_policy(path):
     for wrong in (None, "", CONTROL, POLICY[:-1], POLICY + "x", "ä" * 20, "\ud800"):
         assert not keys.allows_policy(wrong)
     assert not Keys(control=CONTROL).allows_policy("")
+
+
+def test_the_control_model_follows_a_link_that_is_turned(path, tmp_path, monkeypatch):
+    """So are mounted secrets exchanged; the old folder is then removed."""
+    old, new, link = tmp_path / "old", tmp_path / "new", tmp_path / "link"
+    for folder in (old, new):
+        folder.mkdir()
+    path.rename(old / "keys")
+    link.symlink_to(old)
+    monkeypatch.chdir(tmp_path)
+    named = Path(key_variable(Path("link/keys"))[FILE_VARIABLE])
+    assert named.is_absolute()
+
+    Keys.create(new / "keys")
+    link.unlink()
+    link.symlink_to(new)
+    (old / "keys").unlink()
+
+    assert Keys.read(named) == Keys.read(new / "keys")
