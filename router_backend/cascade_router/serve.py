@@ -200,7 +200,7 @@ class Server:
         ours = {
             "--model-repository": str(self.repository),
             "--http-address": self.hosts.http,
-            "--grpc-address": self.hosts.grpc,
+            "--grpc-address": f"[{self.hosts.grpc}]" if ":" in self.hosts.grpc else self.hosts.grpc,
             "--metrics-address": self.hosts.metrics,
             "--http-port": str(self.ports.http),
             "--grpc-port": str(self.ports.grpc),
@@ -211,7 +211,8 @@ class Server:
             "--exit-timeout-secs": f"{self.stop_s:.0f}",
         }
         if os.environ.get("AIP_MODE"):
-            ours["--allow-vertex-ai"] = "false"  # on by itself there, and not on loopback
+            # There its own door is open by itself, not on loopback, and the usual ones are shut.
+            ours |= {"--allow-vertex-ai": "false", "--allow-http": "true", "--allow-grpc": "true"}
         if installation.stub is not None:
             backends = installation.lay_out_backends(scratch)
             ours["--backend-directory"] = str(backends)
@@ -252,6 +253,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(options)
     except CascadeError as error:
         sys.stderr.write(f"Error: {error}\n")
+        return 1
+    except OSError as error:  # a full disk, say
+        sys.stderr.write(f"Error: cascade-serve: {error}\n")
         return 1
 
 

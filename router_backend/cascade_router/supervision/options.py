@@ -40,6 +40,7 @@ All other flags go to tritonserver as they are and win over ours.
 
 _PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002, "health": 8003}
 _GUARDS = ("--http-restricted-api", "--grpc-restricted-protocol")
+_BARE = "--disable-auto-complete-config"  # of tritonserver's, the one without a value
 _OTHER_DOORS = ("--allow-sagemaker", "--allow-vertex-ai")
 _TRUE = ("", "true", "on", "1")  # to tritonserver, in capitals too
 _FLAG = re.compile(r"--[a-z][a-z0-9-]*=.*", re.DOTALL)
@@ -90,6 +91,9 @@ class Options:
         for flag in joined:
             key, _, value = flag.partition("=")
             if key in _OURS:
+                if _OURS[key] == "repository" and "repository" in taken:
+                    # To tritonserver that is one more, which we would leave out without a word.
+                    _refuse(f"{key}: got a second one", "it serves one model repository")
                 taken[_OURS[key]] = _checked(key, flag, value)
             else:
                 rest.append(flag)
@@ -150,7 +154,7 @@ _LOOKED_AT = (
     *_OURS,
     *_GUARDS,
     *_OTHER_DOORS,
-    *("--allow-http", "--allow-grpc", "--grpc-use-ssl"),
+    *("--allow-http", "--allow-grpc", "--grpc-use-ssl", "--grpc-use-ssl-mutual"),
     *("--model-control-mode", "--load-model", "--exit-timeout-secs", "--backend-directory"),
     "--backend-config",
 )
@@ -164,9 +168,11 @@ def _check_passed_on(flag: str) -> None:
         ServerError: Names it.
     """
     key, _, _ = flag.partition("=")
+    if flag == _BARE:
+        return
     if not _FLAG.fullmatch(flag):
         # One without a value would take the next flag for it, which may be the one with the key.
-        hint = "every flag of tritonserver takes a value"
+        hint = f"every flag of tritonserver takes a value, but {_BARE}"
         _refuse(f"got {flag!r}, expected --flag=value", hint)
     meant = [name for name in _LOOKED_AT if name.startswith(key) and name != key]
     if meant and key not in _LOOKED_AT:
@@ -177,7 +183,9 @@ def _check_passed_on(flag: str) -> None:
     if key in _OTHER_DOORS and _on(flag):
         hint = "run tritonserver alone, behind a gateway of yours"
         _refuse(f"{flag}: that door asks for no key", hint)
-    if (key == "--grpc-use-ssl" and _on(flag)) or (key == "--allow-grpc" and not _on(flag)):
+    # Tritonserver takes even --grpc-use-ssl-mutual=false for TLS.
+    tls = key == "--grpc-use-ssl-mutual" or (key == "--grpc-use-ssl" and _on(flag))
+    if tls or (key == "--allow-grpc" and not _on(flag)):
         hint = "put a TLS proxy before it, or run tritonserver alone"
         _refuse(f"{flag}: it looks after its server by plain gRPC", hint)
 

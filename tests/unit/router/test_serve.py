@@ -1,16 +1,18 @@
 """Starting a server: what is missing is named before anything is started."""
 
+import errno
 import os
 import pwd
 import socket
 import types
+from pathlib import Path
 
 import pytest
 
 from cascade_router import installation
 from cascade_router.errors import ServerError
 from cascade_router.installation import Installation
-from cascade_router.serve import Ports, Server, free_ports, main
+from cascade_router.serve import Hosts, Ports, Server, free_ports, main
 
 
 @pytest.fixture
@@ -109,6 +111,43 @@ def test_flags_win_over_ours():
         "--model-control-mode=none"
     ]
     assert "--http-address=127.0.0.1" in command
+
+
+@pytest.fixture
+def installed():
+    return Installation(binary=Path("/bin/true"), backends=Path("/none"))
+
+
+def test_vertex_does_not_shut_the_usual_doors(installed, monkeypatch):
+    """Where its environment says so, tritonserver would serve neither HTTP nor gRPC by itself."""
+    monkeypatch.setenv("AIP_MODE", "PREDICTION")
+
+    command = Server(repository=Path(), flags=["--allow-http=off"])._command(installed, Path())
+
+    allowed = sorted(flag for flag in command if flag.startswith("--allow-"))
+    assert allowed == ["--allow-grpc=true", "--allow-http=off", "--allow-vertex-ai=false"]
+
+
+@pytest.mark.parametrize(("host", "written"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])
+def test_an_address_of_ipv6_is_told_from_its_port(installed, host, written):
+    """By brackets, as gRPC takes it."""
+    command = Server(repository=Path(), hosts=Hosts(grpc=host))._command(installed, Path())
+
+    assert f"--grpc-address={written}" in command
+
+
+def test_a_full_disk_is_told_without_a_traceback(repository, tmp_path, capsys, monkeypatch):
+    """No folder for what a server needs can be made: the system's own sentence says why."""
+    entry = types.SimpleNamespace(pw_dir=str(tmp_path / "home"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: entry)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+
+    assert main([f"--model-repository={repository}", "--health-port=0"]) == 1
+    assert "Error: cascade-serve: [Errno 28] No space left on device" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("port", ["abc", "", "0", "70000", "-1"])

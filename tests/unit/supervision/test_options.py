@@ -31,6 +31,7 @@ def test_flags_are_read_in_both_forms(flags):
         ["-h8"],
         ["--=x"],
         ["--Id=x"],
+        ["--disable-auto"],
     ],
 )
 def test_a_flag_without_a_value_is_refused(flags):
@@ -63,7 +64,8 @@ def test_an_abbreviated_flag_is_refused(flag):
 
 
 @pytest.mark.parametrize(
-    "flag", ["--log-verbose=1", "--grpc-use-ssl-mutual=false", "--exit-on-error=false", "--id=x=y"]
+    "flag",
+    ["--log-verbose=1", "--disable-auto-complete-config", "--exit-on-error=false", "--id=x=y"],
 )
 def test_other_flags_go_on_as_they_are(flag):
     """They are the server's own."""
@@ -90,6 +92,13 @@ def test_repeated_flags_all_go_to_the_server():
 
     assert options.rest == ("--load-model=a", "--load-model=b")
     assert options.repository.name == "x"
+
+
+@pytest.mark.parametrize("name", ["--model-repository", "--model-store"])
+def test_a_second_repository_is_refused(name):
+    """Tritonserver would serve both; to serve the last alone would leave models out unsaid."""
+    with pytest.raises(ServerError, match="got a second one"):
+        parse("--model-repository=a", f"{name}=b")
 
 
 def test_everything_is_on_loopback_by_default():
@@ -159,7 +168,15 @@ def test_keys_on_the_command_line_are_refused(name):
 
 
 @pytest.mark.parametrize(
-    "flag", ["--allow-grpc=false", "--allow-grpc=OFF", "--grpc-use-ssl=true", "--grpc-use-ssl=ON"]
+    "flag",
+    [
+        "--allow-grpc=false",
+        "--allow-grpc=OFF",
+        "--grpc-use-ssl=true",
+        "--grpc-use-ssl=ON",
+        "--grpc-use-ssl-mutual=true",
+        "--grpc-use-ssl-mutual=false",  # to tritonserver, that is plain TLS
+    ],
 )
 def test_what_it_could_not_look_after_is_refused(flag):
     """It speaks plain gRPC with its server."""
