@@ -9,6 +9,7 @@ from typing import Any
 
 from .canary import Shown, ask_model, ask_tier, cascades_of, shown
 from .health import Health, Patience, State
+from .news import News
 from .processes import Stub
 from .stub_watch import StubWatch
 from .triton import Ask, Known, Outcome, Reply, Triton, Version
@@ -60,7 +61,7 @@ class Ward:
         self._chains: dict[str, list[str | None]] = {}
         self._work: dict[str, int] = {}
         self._doubted: set[str] = set()
-        self._told: dict[str, str] = {}
+        self._news = News(tell)
         self.fault: str | None = "not looked at yet"
 
     @property
@@ -325,7 +326,6 @@ class Ward:
         return _ROUTER if is_router else _EXPERT
 
     def _announce(self) -> None:
-        """Tell what is in another state than when it was told last; how exactly may vary."""
         now: dict[str, tuple[str, str]] = {}
         if self.fault is None:
             now["server"] = ("answers", "")
@@ -335,17 +335,9 @@ class Ward:
         for cascade, chain in self._chains.items():
             for tier, why in enumerate(chain):
                 now[f"{cascade} tier {tier}"] = ("serves", "") if why is None else ("fails", why)
-        before, self._told = self._told, {name: state for name, (state, _) in now.items()}
-        if not before and self.ready:
-            tiers = ", ".join(f"{c} by {len(t)} tiers" for c, t in sorted(self._chains.items()))
-            self._tell(f"serving {len(self._health)} models" + (f": {tiers}" if tiers else ""))
-            return
-        for name, (state, why) in now.items():
-            if before.get(name) != state:
-                first = why.partition("\n")[0]
-                self._tell(f"{name}: {state}" + (f": {first}" if first else ""))
-        for name in sorted(set(before) - set(now)):
-            self._tell(f"{name}: is no more")
+        tiers = ", ".join(f"{c} by {len(t)} tiers" for c, t in sorted(self._chains.items()))
+        serving = f"serving {len(self._health)} models" + (f": {tiers}" if tiers else "")
+        self._news.announce(now, serving if self.ready else None)
 
 
 def _parts(cascade: str) -> set[str]:
