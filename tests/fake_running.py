@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import oracle
 
-from cascade_builder.running import FAILED, READY, UNLOADED
+from cascade_builder.running import FAILED, READY, UNLOADED, NoServerError
 from cascade_builder.triton_config import parse
 from cascade_router.errors import ServerError, TierError
 
@@ -28,6 +28,7 @@ class FakeServer:
         calls: What was asked to load or unload, in order.
         fail: Called with the number of each load or unload before it is done; may raise.
         broken: Versions that answer wrongly.
+        loading: Models whose load was begun and has not ended.
         dead: It answers nothing any more.
     """
 
@@ -38,6 +39,7 @@ class FakeServer:
         self.calls: list[str] = []
         self.fail: Callable[[int], None] = lambda n: None
         self.broken: set[tuple[str, int]] = set()
+        self.loading: set[str] = set()
         self.dead = False
         self._states: dict[str, dict[int, str]] = {}
         self._steps: dict[str, int] = {}
@@ -55,7 +57,8 @@ class FakeServer:
 
     def states(self) -> dict[str, dict[int, str]]:
         self._alive()
-        return {model: dict(versions) for model, versions in self._states.items()}
+        begun = {model: {1: "LOADING"} for model in self.loading}
+        return {model: dict(versions) for model, versions in (self._states | begun).items()}
 
     def load(self, model: str) -> None:
         self._count(f"load {model}")
@@ -63,7 +66,8 @@ class FakeServer:
 
     def unload(self, model: str) -> None:
         self._count(f"unload {model}")
-        self._states[model] = dict.fromkeys(self._states[model], UNLOADED)
+        self.loading.discard(model)
+        self._states[model] = dict.fromkeys(self._states.get(model, ()), UNLOADED)
 
     def ready(self) -> bool:
         self._alive()
@@ -118,20 +122,23 @@ class FakeServer:
 
     def _load(self, model: str) -> None:
         config = parse((self.root / model / "config.pbtxt").read_text())
-        versions = list(config.version_policy.specific.versions) or [1]
+        named = list(config.version_policy.specific.versions) or [1]
+        versions = [v for v in named if (self.root / model / str(v)).is_dir()]  # others: ignored
         before = self._states.setdefault(model, {})
         for version in versions:
             folder = self.root / model / str(version)
-            sound = folder.is_dir() and b"unloadable" not in self._file(folder)
+            sound = b"unloadable" not in self._file(folder)
             before[version] = READY if sound else FAILED
-        if any(before[version] == FAILED for version in versions):
+        if not versions or any(before[version] == FAILED for version in versions):
             message = f"load failed for model {model!r}"
             raise ServerError(message)
         for version in before:
             if version not in versions and before[version] == READY:
                 before[version] = UNLOADED
         for step in config.ensemble_scheduling.step:
-            if self._states.get(step.model_name, {}).get(step.model_version) != READY:
+            there = self._states.get(step.model_name, {})
+            called = step.model_version if step.model_version > 0 else max(there, default=1)
+            if there.get(called) != READY:
                 message = f"ensemble {model!r} needs {step.model_name}:{step.model_version}"
                 raise ServerError(message)
             self._steps[step.model_name] = step.model_version
@@ -148,7 +155,7 @@ class FakeServer:
     def _alive(self) -> None:
         if self.dead:
             message = f"no server answers at {self.url}"
-            raise ServerError(message)
+            raise NoServerError(message)
 
 
 def _config_of(folder: Path) -> str:

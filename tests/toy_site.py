@@ -20,7 +20,7 @@ from cascade_builder.running import READY
 from cascade_builder.spec import Spec
 from cascade_builder.triton_config import parse
 
-__all__ = ["MEDIUM", "Site"]
+__all__ = ["MEDIUM", "Killed", "Site"]
 
 MEDIUM = """
 [[expert]]
@@ -77,7 +77,7 @@ class Site:
         save(two_layers(hidden=1024), self.folder / "medium.onnx")
         self.edit('[[expert]]\nname = "large"\n', MEDIUM)
 
-    def kill(self, run: Callable[[], object], at: int | str) -> None:
+    def kill(self, run: Callable[[], object], at: int | str, *, restart: bool = True) -> None:
         """Kill a command at a load, by its number or its name, and start the server anew."""
         left = self.folder / "as_it_was"
 
@@ -92,7 +92,8 @@ class Site:
         shutil.rmtree(self.root)
         left.rename(self.root)
         self.server.fail = lambda n: None
-        self.server.start()
+        if restart:
+            self.server.start()
 
     def loaded(self) -> dict[str, list[int]]:
         """Say which versions answer."""
@@ -106,6 +107,12 @@ class Site:
             for version in parse(path.read_text()).version_policy.specific.versions:
                 assert (path.parent / str(version)).is_dir(), path
         self.served()
+
+    def present(self) -> None:
+        """Whatever is loaded lies in the repository."""
+        for model, versions in self.loaded().items():
+            for version in versions:
+                assert (self.root / model / str(version)).is_dir(), (model, version)
 
     def served(self) -> None:
         """The edition in force is loaded, and the ensemble calls it."""

@@ -24,7 +24,7 @@ from .laid_out import LaidOut, models_of
 from .locks import locked
 from .memory import Limits
 from .pruning import tidy
-from .running import Running, told
+from .running import NoServerError, Running, told
 from .spec import Spec
 from .swap import Swap
 from .triton_config import parse
@@ -126,9 +126,9 @@ def rollback(
             message = f"{root}: {cascade!r} has no edition before router version {now.router}"
             raise BuildError(message, hint="`cascade-builder deploy` keeps the one it replaces")
         _not_built_over(root, now, kept)
-        editions.restore(root, kept)
-        editions.write_previous(kept.folder(root), now.router)
         try:
+            editions.restore(root, kept)
+            editions.write_previous(kept.folder(root), now.router)
             checked = Swap(root, server, tell).run(now, kept)
         except BaseException:
             if Edition.in_force(root, cascade).router == now.router:
@@ -141,15 +141,22 @@ def rollback(
 def _begin(root: Path, cascade: str, server: Running, tell: Tell) -> Edition:
     """See that the server serves this repository, and complete what a killed deployment left.
 
+    Where no server is, what it left is put in order on disk, so that one can start.
+
     Raises:
         BuildError: If the repository does not hold the cascade.
         ServerError: If the server does not load models on demand, or serves something else.
     """
     repository.finish(root, cascade)
     now = Edition.in_force(root, cascade)
-    server.load(
-        f"{cascade}_control"
-    )  # as it is loaded already, this only shows that it may be done
+    swap = Swap(root, server, tell)
+    try:
+        # As it is loaded already, this only shows that it may be done.
+        server.load(f"{cascade}_control")
+    except NoServerError:
+        swap.rest(now)
+        _forget_others(root, now)
+        raise
     said = told(server, cascade)
     if said.get("manifest") != now.manifest:
         message = f"{server.url}: the server serves another {cascade!r} than {root} holds"
@@ -158,12 +165,17 @@ def _begin(root: Path, cascade: str, server: Running, tell: Tell) -> Edition:
         message = f"{server.url}: what {root} holds is not what is served: {said['refused']}"
         hint = "it was built over while it served, or its policy is broken; start the server anew"
         raise ServerError(message.splitlines()[0], hint=hint)
-    Swap(root, server, tell).settle(now)
+    swap.settle(now)
+    _forget_others(root, now)
+    return now
+
+
+def _forget_others(root: Path, now: Edition) -> None:
+    """Take out of the server's sight what is not in force, and remove what a killed one left."""
     kept = editions.previous(root, now)
     if kept is not None:
         editions.retire(root, kept, now)
     editions.tidy(root, now)
-    return now
 
 
 def _is_so(root: Path, now: Edition, laid_out: LaidOut) -> bool:
@@ -237,7 +249,7 @@ def _exchange(
     tell: Tell,
 ) -> dict[str, int]:
     """Lay the new edition beside the one in force, and let it take over."""
-    with _discarded_on_failure(root, now, versions.router):
+    with _discarded_on_failure(root, now, versions.router, swap):
         tell("writing the new versions beside those in force")
         router = models[now.router_model]
         repository.add(root, [router])  # first: its manifest says what belongs to the edition
@@ -257,13 +269,17 @@ def _exchange(
 
 
 @contextlib.contextmanager
-def _discarded_on_failure(root: Path, now: Edition, router: int) -> Iterator[None]:
-    """Remove the new edition where it did not come into force."""
+def _discarded_on_failure(root: Path, now: Edition, router: int, swap: Swap) -> Iterator[None]:
+    """Remove the new edition where it did not come into force.
+
+    While the server may have some of it loaded its files stay: the next command unloads that, and
+    only they say what there is to unload.
+    """
     try:
         yield
     except BaseException:
         with contextlib.suppress(CascadeError):
-            if Edition.in_force(root, now.cascade).router == now.router:
+            if swap.undone and Edition.in_force(root, now.cascade).router == now.router:
                 kept = editions.previous(root, now)
                 stay = [now] if kept is None else [now, kept]
                 editions.discard(root, now.cascade, router, stay)

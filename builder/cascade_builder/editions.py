@@ -13,9 +13,10 @@ must not lie there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from cascade_router.manifest import read_manifest
 from cascade_router.policy import NAME
 from cascade_router.versions import version_in_force
 
-from .artifacts import json_of
+from .artifacts import json_of, written
 
 __all__ = [
     "PREVIOUS",
@@ -43,6 +44,7 @@ PREVIOUS = "previous.json"
 """Beside a router's version: which version a rollback goes back to."""
 
 _RETIRED = "retired"
+_REMOVED = "removed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,31 +133,38 @@ def next_version(root: Path, router: str, model: str) -> int:
 
 
 def retire(root: Path, kept: Edition, in_force: Edition) -> None:
-    """Take experts that only the kept edition calls out of Triton's sight; unload them before."""
+    """Take experts that only the kept edition calls out of Triton's sight; unload them before.
+
+    Raises:
+        BuildError: If the file system refuses.
+    """
     for model in [name for name in kept.experts if name not in in_force.experts]:
         here, place = root / model, kept.folder(root) / _RETIRED / model
         if (here / str(kept.experts[model])).is_dir():
             shutil.rmtree(place, ignore_errors=True)
-            place.parent.mkdir(exist_ok=True)
-            here.rename(place)
+            with _refusals_told(root):
+                place.parent.mkdir(exist_ok=True)
+                here.rename(place)
         elif here.is_dir():  # of an edition that never came into force; what was retired stays
-            _remove(root, model)
+            _take_away(root, model, kept.folder(root))
 
 
 def restore(root: Path, edition: Edition) -> None:
     """Put back what was retired with an edition.
 
     Raises:
-        BuildError: If an expert's version is nowhere.
+        BuildError: If an expert's version is nowhere, or the file system refuses.
     """
     for model, version in edition.experts.items():
-        retired = edition.folder(root) / _RETIRED / model
-        if retired.is_dir() and not (root / model).is_dir():
-            retired.rename(root / model)
-        elif (retired / str(version)).is_dir():
-            (retired / str(version)).rename(root / model / str(version))
-            shutil.rmtree(retired)
-        if not (root / model / str(version)).is_dir():
+        retired, place = edition.folder(root) / _RETIRED / model, root / model / str(version)
+        with _refusals_told(root):
+            if retired.is_dir() and not (root / model).is_dir():
+                retired.rename(root / model)
+            elif (retired / str(version)).is_dir():
+                if not place.is_dir():  # else a build since then laid the same there
+                    (retired / str(version)).rename(place)
+                shutil.rmtree(retired)
+        if not place.is_dir():
             message = f"{root / model}: version {version}, which this edition calls, is gone"
             raise BuildError(message, hint="build what you want, and `cascade-builder deploy` it")
 
@@ -197,24 +206,52 @@ def discard(root: Path, cascade: str, version: int, stay: Sequence[Edition]) -> 
         if not (_is_expert(cascade, model) and _is_version(number)):
             continue
         users = [edition for edition in stay if model in edition.experts]
-        if not users and (root / model).is_dir():
-            gone.append(_remove(root, model))
-        elif users and number not in [edition.experts[model] for edition in users]:
+        pinned = [edition.experts[model] for edition in users]
+        if number in pinned or not (root / model).is_dir():
+            continue
+        # Of some the others are retired; Triton wants no model without a version.
+        if not users or _versions(root / model) == [number]:
+            gone.append(_take_away(root, model, folder))
+        else:
             gone.append(_remove(root, f"{model}/{number}"))
-            if not _versions(root / model):  # the others are retired; Triton wants no empty model
-                gone.append(_remove(root, model))
     # Last: it says what belongs to it, so that an interrupted removal can be completed.
     return [*gone, _remove(root, f"{cascade}_router/{version}")]
 
 
 def write_previous(folder: Path, version: int) -> None:
-    """Say beside a router's version which version a rollback goes back to."""
-    (folder / PREVIOUS).write_text(json.dumps({"router": version}) + "\n")
+    """Say beside a router's version which version a rollback goes back to.
+
+    Raises:
+        BuildError: If the file system refuses.
+    """
+    written(folder / PREVIOUS, (json.dumps({"router": version}) + "\n").encode())
+
+
+@contextlib.contextmanager
+def _refusals_told(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        message = f"{root}: the repository cannot be written: {exc}"
+        raise BuildError(message, hint="check free space and rights") from exc
 
 
 def _remove(root: Path, name: str) -> str:
     shutil.rmtree(root / name, ignore_errors=True)
     return name
+
+
+def _take_away(root: Path, model: str, folder: Path) -> str:
+    """Remove a whole model, by way of a router's folder: a server that starts sees it or does not.
+
+    It would end at once at a model that is half there.
+    """
+    place = folder / _REMOVED
+    shutil.rmtree(place, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (root / model).rename(place)
+    shutil.rmtree(place, ignore_errors=True)
+    return _remove(root, model)
 
 
 def _versions(folder: Path) -> list[int]:

@@ -59,7 +59,7 @@ class Golden:
                     if name.startswith(_LOGITS)
                 }
                 return cls(rows=np.asarray(values["rows"]), logits=logits)
-        except (OSError, ValueError, KeyError, BadZipFile) as exc:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as exc:
             message = f"{path}: the golden rows cannot be read: {exc}"
             raise BuildError(message, hint="run `cascade-builder build`") from exc
 

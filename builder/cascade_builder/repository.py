@@ -28,6 +28,9 @@ from .repository_files import carry_over, stage
 
 __all__ = ["Change", "add", "apply", "aside", "finish", "unfinished"]
 
+_ASIDE = ".aside-"
+"""What names of things put aside begin with; Triton takes no such folder for a version."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -117,6 +120,8 @@ def finish(root: Path, owner: str) -> bool:
         _clear(journal, None if renaming is None else renaming.staging)
         for draft in root.glob(f".{journal.name}-*"):
             draft.unlink()
+        for away in root.glob(f"{owner}_*/{_ASIDE}*"):
+            _bring_back(away)
         if not any(root.glob(".*.journal")):
             for left in _left_over(root):
                 shutil.rmtree(left, ignore_errors=True)
@@ -154,18 +159,27 @@ def add(root: Path, models: Sequence[Model]) -> None:
 
 
 @contextlib.contextmanager
-def aside(root: Path, folder: Path) -> Iterator[None]:
-    """Take a folder out of the repository for a while; what lies there in the end is removed."""
-    staging = _staging(root)
+def aside(*paths: Path) -> Iterator[None]:
+    """Take files or folders of models aside; what lies in their place in the end is removed.
+
+    ``finish`` brings back what a killed process could not.
+    """
     try:
-        folder.rename(staging / folder.name)
-        try:
-            yield
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            (staging / folder.name).rename(folder)
+        for path in paths:
+            path.rename(path.with_name(f"{_ASIDE}{path.name}"))
+        yield
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        for path in paths:
+            _bring_back(path.with_name(f"{_ASIDE}{path.name}"))
+
+
+def _bring_back(away: Path) -> None:
+    if not away.exists():
+        return
+    place = away.with_name(away.name.removeprefix(_ASIDE))
+    if away.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+    away.replace(place)
 
 
 def _version(model: Model) -> tuple[str, str]:

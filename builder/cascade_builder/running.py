@@ -16,7 +16,16 @@ import numpy.typing as npt
 from cascade_router.errors import NoAnswerError, ServerError, TierError
 from cascade_router.keys import GRPC_HEADER, Keys
 
-__all__ = ["FAILED", "READY", "UNLOADED", "Running", "TritonServer", "told", "wait_until"]
+__all__ = [
+    "FAILED",
+    "READY",
+    "UNLOADED",
+    "NoServerError",
+    "Running",
+    "TritonServer",
+    "told",
+    "wait_until",
+]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -34,6 +43,10 @@ _FIRST_ANSWER_S = 5.0
 _LOAD_S = 600.0
 _INFER_S = 60.0
 _TAKEN_S = 1.0
+
+
+class NoServerError(ServerError):
+    """Nobody listens where the server is said to be."""
 
 
 class Running(Protocol):
@@ -201,7 +214,7 @@ class TritonServer:
         first = text.strip().splitlines()[0] if text.strip() else status
         if "UNAVAILABLE" in status and "connect" in text:
             message = f"no server answers at {self.url}"
-            return ServerError(message, hint="start it (`cascade-serve`), or give its gRPC --url")
+            return NoServerError(message, hint="start it (`cascade-serve`), or give its gRPC --url")
         if "DEADLINE_EXCEEDED" in status:
             return NoAnswerError(f"{self.url}: no answer in time: {first}")
         if "not allowed" in text:

@@ -32,6 +32,7 @@ def progress_lines(clock: Callable[[], float] = time.monotonic) -> Callable[[str
     start = clock()
 
     def tell(text: str) -> None:
-        click.echo(f"[{clock() - start:5.1f} s] {text}", err=True)
+        with contextlib.suppress(OSError):  # a full disk under the log must not stop what is told
+            click.echo(f"[{clock() - start:5.1f} s] {text}", err=True)
 
     return tell

@@ -34,7 +34,7 @@ from .artifacts import written
 from .editions import Edition
 from .golden_check import GoldenCheck
 from .repository import aside
-from .running import FAILED, READY, Running, wait_until
+from .running import FAILED, READY, NoServerError, Running, wait_until
 from .triton_config import parse, text
 from .versions import pinned, serving
 
@@ -53,12 +53,16 @@ class Swap:
         root: The model repository, as the server reads it.
         server: It.
         tell: Takes progress.
+
+    Attributes:
+        undone: Nothing of an edition that did not take over is loaded any more.
     """
 
     def __init__(self, root: Path, server: Running, tell: Tell) -> None:
         self._root = root
         self._server = server
         self._tell = tell
+        self.undone = True
 
     def run(
         self, old: Edition, new: Edition, last_look: Callable[[], None] = lambda: None
@@ -81,6 +85,7 @@ class Swap:
         was_ready = self._server.ready()
         before = edition_configs.said(self._root, old)
         edition_configs.keep(self._root, old, before)
+        self.undone = False
         try:
             checked = self._beside(old, new)
             last_look()
@@ -103,6 +108,20 @@ class Swap:
         finally:
             edition_configs.applied(self._root, edition)
 
+    def rest(self, edition: Edition) -> None:
+        """Have the configs name this edition alone, where no server is there to be settled.
+
+        One that starts loads all that they name, and ends where a version cannot be loaded.
+
+        Raises:
+            BuildError: If the file system refuses.
+        """
+        for model, version in edition.models.items():
+            config = parse(self._config(model).read_text(encoding="utf-8"))
+            if list(config.version_policy.specific.versions) != [version]:
+                self._tell(f"having the config of {model} name version {version} alone")
+                written(self._config(model), text(serving(config, [version])).encode())
+
     def _settle(self, edition: Edition, configs: Mapping[str, bytes]) -> None:
         states = self._server.states()
         for model, version in edition.models.items():
@@ -120,7 +139,9 @@ class Swap:
         ours = {f"{edition.cascade}_{part}" for part in ("router", "control", "preprocess")}
         for model, versions in self._server.states().items():
             left = model not in edition.models and model not in ours
-            if left and model in self._siblings(edition) and READY in versions.values():
+            # One that still loads, for a command that was killed, would be nobody's afterwards.
+            here = {READY, "LOADING"} & set(versions.values())
+            if left and here and model in self._siblings(edition):
                 self._tell(f"unloading {model}")
                 self._server.unload(model)
                 self._gone(model, None)
@@ -148,8 +169,10 @@ class Swap:
             self.settle(stays)
             if was_ready:
                 self._clear_failures(old, new)
+            self.undone = True
         except CascadeError as exc:
             self._tell(f"warning: {exc.message}; the next command tries it again")
+            self.undone = isinstance(exc, NoServerError)  # then nothing is loaded any more
 
     @contextlib.contextmanager
     def _told_only(self) -> Iterator[None]:
@@ -289,13 +312,17 @@ class Swap:
         """Load something sound under the name of a version that failed, and unload it."""
         folder = self._root / model
         place = folder / str(version)
-        donor = model if model in old.models else next(iter(old.experts))
-        with aside(self._root, place if donor == model else folder):
+        if model in old.models:
+            with aside(place):
+                shutil.copytree(folder / str(old.models[model]), place)
+                try:
+                    self._serve(model, {old.models[model], version})
+                finally:  # its config must not name what is about to go
+                    self._only(model, old.models[model], None)
+            return
+        donor = next(iter(old.experts))
+        with aside(place, folder / "config.pbtxt"):
             shutil.copytree(self._root / donor / str(old.models[donor]), place)
-            if donor == model:
-                self._serve(model, {old.models[model], version})
-                self._only(model, old.models[model], None)
-                return
             config = parse(self._config(donor).read_text(encoding="utf-8"))
             config.name = model
             self._serve(model, {version}, text(config).encode())

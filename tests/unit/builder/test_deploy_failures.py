@@ -212,6 +212,7 @@ def test_wherever_the_disk_is_full_one_edition_serves_whole(
             site.deploy()
     assert how == "switch" or Edition.in_force(site.root, "toy").router == 1
     site.served()
+    site.present()
 
     site.server.broken.clear()
     site.deploy()
