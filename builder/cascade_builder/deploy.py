@@ -74,12 +74,14 @@ def deploy(
     with alone(folder, root, tell):
         now = _begin(root, spec.name, server, tell)
         _same_target(now, resolved)
+        _same_input(now, spec)
         tidy(folder)
         made = Work(spec, resolved, root, folder, tell, clock).made(limits)
         in_force = Look(now.folder(root) / "policy.json")
         choice = deployed_policy(spec, made.built, root, policy, uncertified=uncertified)
         names = labels(spec)
         laid_out = LaidOut.of(spec, resolved, made.built, root, names, made.golden, choice)
+        _told_what_stays(spec, laid_out, tell)
         if _is_so(root, now, laid_out):
             return nothing(now, server, clock() - start)
         versions = _versions(spec, made, root, now)
@@ -187,10 +189,30 @@ def _is_so(root: Path, now: Edition, laid_out: LaidOut) -> bool:
     return all(said[model.name] == _config(model) for model in experts)
 
 
+def _told_what_stays(spec: Spec, laid_out: LaidOut, tell: Tell) -> None:
+    """Say which models the spec wants otherwise, and a deployment leaves as they are."""
+    shared = {spec.model("preprocess"), spec.model("control")}
+    for model in laid_out.write:
+        if model.name in shared:
+            tell(
+                f"note: {model.name}, which has no versions, stays as it is; to have what the spec "
+                "asks for, build, and start the server anew"
+            )
+
+
 def _same_target(now: Edition, target: str) -> None:
     if now.manifest.get("target") != target:
         message = f"{now.cascade}: runs for target {now.manifest.get('target')!r}, not {target!r}"
         hint = "build it into a repository of its own, and start a server on that"
+        raise BuildError(message, hint=hint)
+
+
+def _same_input(now: Edition, spec: Spec) -> None:
+    """Refuse rows made otherwise: one model makes them for all versions, by its own tokeniser."""
+    served, wanted = now.manifest.get("input"), spec.input.described
+    if served != wanted:
+        message = f"{now.cascade}: is served with input {served}, the spec asks for {wanted}"
+        hint = "what prepares rows has no versions: build, and start the server anew"
         raise BuildError(message, hint=hint)
 
 
@@ -294,6 +316,9 @@ def _not_built_over(root: Path, now: Edition, kept: Edition) -> None:
         if over:
             message = f"{root / model}: version {version} was built over since then"
             raise BuildError(message, hint=hint)
+    if kept.manifest.get("input") != now.manifest.get("input"):
+        message = f"{root}: what prepares the rows of {now.cascade!r} was built over since then"
+        raise BuildError(message, hint=hint)
     for name, changed in _changed_answers(root, edition_configs.kept(root, kept), now):
         message = f"{root / name}: was built over since then, differs in {', '.join(changed)}"
         raise BuildError(message, hint=hint)
