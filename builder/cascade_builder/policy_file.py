@@ -63,7 +63,10 @@ def check_fits(records: Records, spec: Spec, repository: Path) -> None:
         if ours != theirs:
             message = f"records: {key} is {theirs!r}, the spec says {ours!r}"
             raise CalibrationError(message, hint=record_again)
-    built = _built(spec, repository)
+    built, served_input = _built(spec, repository)
+    if records.input is not None and records.input != served_input:
+        message = f"records: rows were made by {records.input}, the repository says {served_input}"
+        raise CalibrationError(message, hint=record_again)
     recorded = [tier.name for tier in records.tiers]
     if recorded != list(built):
         message = f"records: tiers are {', '.join(recorded)}, expected {', '.join(built)}"
@@ -152,8 +155,8 @@ def _drafted(path: Path, data: bytes) -> Iterator[Path]:
         raise BuildError(message, hint="check free space and rights") from exc
 
 
-def _built(spec: Spec, repository: Path) -> dict[str, str]:
-    """Read name and digest of the experts that the repository holds."""
+def _built(spec: Spec, repository: Path) -> tuple[dict[str, str], Any]:
+    """Read name and digest of the experts that the repository holds, and what makes their rows."""
     hint = f"run `cascade-builder build {spec.name} --repository {repository}`"
     try:
         manifest: Any = read_manifest(router_folder(spec, repository))
@@ -161,10 +164,11 @@ def _built(spec: Spec, repository: Path) -> dict[str, str]:
         message = f"{repository}: holds no built cascade {spec.name!r}: {exc.message}"
         raise CalibrationError(message, hint=hint) from exc
     try:
-        return {str(one["name"]): str(one["digest"]) for one in manifest["experts"]}
+        experts = {str(one["name"]): str(one["digest"]) for one in manifest["experts"]}
     except (KeyError, TypeError) as exc:
         message = f"manifest.json: does not say which experts there are ({exc})"
         raise CalibrationError(message, hint=hint) from exc
+    return experts, manifest.get("input")
 
 
 def _policy_of(text: bytes) -> Policy | None:

@@ -266,6 +266,7 @@ def _records(
         ids=merged.ids,
         labels=None if data.labels is None else data.labels[merged.numbers],
         label_tolerance=spec.label_tolerance,
+        input=spec.input.described,
     )
 
 

@@ -123,6 +123,7 @@ class Records:
         ids: (N,) text or int; rows of equal id are copies and stay in one set.
         labels: (N,) int, true class; None without labels.
         label_tolerance: Labels this far apart count as the same.
+        input: What rows were made by, as a manifest says it; None: not known.
     """
 
     cascade: str
@@ -132,6 +133,7 @@ class Records:
     ids: npt.NDArray[Any]
     labels: npt.NDArray[np.integer[Any]] | None = None
     label_tolerance: int = 0
+    input: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse tiers that saw different rows."""
@@ -187,6 +189,7 @@ class Records:
         """Write an NPZ without pickle; the file appears whole or not at all."""
         meta = {
             "schema": SCHEMA,
+            **({} if self.input is None else {"input": dict(self.input)}),
             "cascade": self.cascade,
             "activation": self.activation,
             "n_classes": self.n_classes,
@@ -256,6 +259,7 @@ class Records:
             tiers=tiers,
             ids=ids,
             labels=arrays.get("labels"),
+            input=table.table("input").rest() if table.has("input") else None,
         )
         table.done()
         return records

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -72,7 +72,11 @@ def test_the_operators_default_point_survives(site: Site) -> None:
     assert (site.root / "toy_router" / "2" / "switch.json").read_text() == switch
 
 
-def calibrate(site: Site, tell: Callable[[str], None] = lambda _: None) -> Outcome:
+def calibrate(
+    site: Site,
+    tell: Callable[[str], None] = lambda _: None,
+    rows_by: Mapping[str, object] | None = None,
+) -> Outcome:
     """Calibrate what is in force from records that were made up."""
     file = site.folder / "records.npz"
     if not file.exists():
@@ -82,7 +86,7 @@ def calibrate(site: Site, tell: Callable[[str], None] = lambda _: None) -> Outco
             dataclasses.replace(tier, **{key: one[key] for key in ("name", "model", "digest")})
             for tier, one in zip(made.tiers, experts, strict=True)
         )
-        dataclasses.replace(made, cascade="toy", tiers=tiers).save(file)
+        dataclasses.replace(made, cascade="toy", tiers=tiers, input=rows_by).save(file)
     return calibrate_spec(
         site.spec,
         Asked(goals={"asked": Goal(drop=0.12)}, batch=1),
@@ -92,6 +96,16 @@ def calibrate(site: Site, tell: Callable[[str], None] = lambda _: None) -> Outco
         now="2026-11-22",
         tell=tell,
     )
+
+
+def test_records_of_rows_that_were_made_otherwise_certify_nothing(site: Site) -> None:
+    """By another tokeniser, say: no expert's digest speaks of it."""
+    served = read_manifest(folder_in_force(site.root, "toy"))["input"]
+    with pytest.raises(CalibrationError, match="records: rows were made by"):
+        calibrate(site, rows_by={**served, "tokenizer": "sha256:other"})
+
+    (site.folder / "records.npz").unlink()
+    assert calibrate(site, rows_by=served).policy == "replaced"
 
 
 def test_a_calibration_during_which_experts_were_replaced_is_refused(site: Site) -> None:
