@@ -190,8 +190,8 @@ class Talk:
         served: ServedPolicy | None = None
         if (yield from ask(ModelReady(f"{self.cascade}_control"))):
             served = yield from self.policy()
-            for tier in served.policy.tiers:
-                own.setdefault(tier.model, "expert")
+            experts = [tier.model for tier in served.policy.tiers]
+            own = roles_in(self.cascade, entries, experts)
         parts = []
         for model, role in own.items():
             parts.append((yield from self._part(model, role, entries)))

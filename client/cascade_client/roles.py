@@ -19,13 +19,22 @@ def fixed_roles(cascade: str) -> dict[str, str]:
     }
 
 
-def roles_in(cascade: str, entries: Sequence[IndexEntry]) -> dict[str, str]:
-    """Give the models of a cascade their roles, the ensemble first, experts last."""
+def roles_in(
+    cascade: str, entries: Sequence[IndexEntry], experts: Sequence[str] | None = None
+) -> dict[str, str]:
+    """Give the models of a cascade their roles, the ensemble first, experts last.
+
+    Args:
+        cascade: Its name.
+        entries: What the server has.
+        experts: Models that its policy names; None: not known, then whatever has its prefix, which
+            may be one that a deployment tries, or of another cascade.
+    """
     models = {entry.name for entry in entries}
     found = {model: role for model, role in fixed_roles(cascade).items() if model in models}
-    if f"{cascade}_router" not in found:
-        return found
-    experts = {m for m in models - set(found) if m.startswith(f"{cascade}_")}
+    if experts is None:
+        known = f"{cascade}_router" in found
+        experts = [m for m in models - set(found) if known and m.startswith(f"{cascade}_")]
     return found | dict.fromkeys(sorted(experts), "expert")
 
 

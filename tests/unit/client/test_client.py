@@ -217,6 +217,19 @@ def test_an_expert_that_the_server_lacks_is_a_part_that_is_not_ready(client, fak
     assert [(p.model, p.role) for p in status.parts if not p.ready] == [("pitch_full", "expert")]
 
 
+def test_a_model_that_is_tried_beside_a_cascade_is_no_part_of_it(client, fake):
+    """A deployment loads it; nor is one of another cascade whose name begins alike."""
+    for model in ("pitch_medium", "pitch_two_router"):
+        fake.models[model] = fake.models["pitch_full"]
+        fake.down.add(model)
+
+    client.wait_ready(0)
+    assert [p.model for p in client.status().parts if p.role == "expert"] == [
+        "pitch_full",
+        "pitch_tiny",
+    ]
+
+
 def test_ready_means_that_every_tier_has_answered(client, fake):
     """One row for each tier, alone."""
     client.wait_ready(0)
