@@ -56,8 +56,8 @@ class Site:
             self.spec, self.root, self.server, artifacts_folder=self.folder / "build", **options
         )
 
-    def rollback(self) -> Deployment:
-        return rollback("toy", self.root, self.server)
+    def rollback(self, tell: Callable[[str], None] = lambda _: None) -> Deployment:
+        return rollback("toy", self.root, self.server, tell=tell)
 
     def build(self, **options: object) -> object:
         return build(self.spec, self.root, artifacts_folder=self.folder / "build", **options)

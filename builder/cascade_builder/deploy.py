@@ -157,7 +157,8 @@ def _begin(root: Path, cascade: str, server: Running, tell: Tell) -> Edition:
         server.load(f"{cascade}_control")
     except NoServerError:
         swap.rest(now)
-        _forget_others(root, now)
+        if gone := _forget_others(root, now):
+            tell(f"removed what a killed command left: {', '.join(gone)}")
         raise
     said = told(server, cascade)
     if said.get("manifest") != now.manifest:
@@ -172,12 +173,12 @@ def _begin(root: Path, cascade: str, server: Running, tell: Tell) -> Edition:
     return now
 
 
-def _forget_others(root: Path, now: Edition) -> None:
-    """Take out of the server's sight what is not in force, and remove what a killed one left."""
+def _forget_others(root: Path, now: Edition) -> list[str]:
+    """Take out of the server's sight what is not in force; say what of it was removed."""
     kept = editions.previous(root, now)
     if kept is not None:
         editions.retire(root, kept, now)
-    editions.tidy(root, now)
+    return editions.tidy(root, now)
 
 
 def _is_so(root: Path, now: Edition, laid_out: LaidOut) -> bool:

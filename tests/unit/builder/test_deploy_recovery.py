@@ -96,8 +96,12 @@ def test_a_server_that_cannot_start_is_helped_by_the_next_command(site: Site) ->
         site.server.start()
 
     site.server.dead = True
+    told: list[str] = []
     with pytest.raises(ServerError, match="no server answers"):
-        site.rollback()
+        site.rollback(told.append)
+    assert "having the config of toy_small name version 1 alone" in told
+    assert told[-1].startswith("removed what a killed command left: ")
+    assert "toy_medium" in told[-1]
 
     site.server.start()
     site.whole()
