@@ -1,86 +1,16 @@
 """The Triton model of the router, with Triton's API faked: who is answered when, and how."""
 
-import dataclasses
 import json
-import sys
 import threading
 from collections import Counter
 
 import numpy as np
-import onnx
 import oracle
 import pytest
-from fake_triton import Request, Server
-from onnx import TensorProto, helper
+from fake_triton import Request
+from toy_router import NAMES, final, policy, start, with_costs
 
-from cascade_router import Gate, OperatingPoint, Policy, PolicyError, Tier, Walk, triton_io
-from cascade_router.backend import TritonPythonModel
-
-NAMES = ["small", "middle", "large"]
-CONFIG = {
-    "max_batch_size": 8,
-    "input": [{"name": "X", "data_type": "TYPE_FP32", "dims": ["3"]}],
-    "parameters": {"calls_per_tier": {"string_value": "1"}},
-}
-
-
-def policy():
-    return Policy(
-        cascade="c",
-        activation="softmax",
-        n_classes=3,
-        tiers=tuple(Tier(name=n, model=f"c_{n}", digest=f"sha256:{n}") for n in NAMES),
-        points=(
-            OperatingPoint(name="fast", gates=(Gate(threshold=0.5), Gate(threshold=0.5), Gate())),
-            OperatingPoint(name="exact", gates=(Gate(threshold=0.8), Gate(threshold=0.9), Gate())),
-        ),
-        default="fast",
-    )
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """Experts whose logits are the input times 1, 2 and 3."""
-    made = Server()
-    for k, name in enumerate(NAMES):
-        made.models[f"c_{name}"] = lambda inputs, k=k: {"LOGITS": inputs["X"] * (k + 1)}
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", made.module())
-    triton_io._pb.cache_clear()
-    return made
-
-
-@pytest.fixture
-def folder(tmp_path):
-    version = tmp_path / "c_router" / "1"
-    version.mkdir(parents=True)
-    (version / "policy.json").write_text(policy().to_json())
-    experts = [{"name": n, "digest": f"sha256:{n}"} for n in NAMES]
-    (version / "manifest.json").write_text(json.dumps({"cascade": "c", "experts": experts}))
-    return tmp_path / "c_router"
-
-
-def start(folder, **parameters):
-    model = TritonPythonModel()
-    given = {name: {"string_value": value} for name, value in parameters.items()}
-    config = CONFIG | {"parameters": CONFIG["parameters"] | given}
-    args = {"model_config": json.dumps(config), "model_version": "1"}
-    model.initialize(args | {"model_repository": str(folder)})
-    return model
-
-
-@pytest.fixture
-def router(server, folder):
-    model = start(folder)
-    yield model
-    model.finalize()
-
-
-def final(request, reply):
-    """The one answer of a request, whichever way it came."""
-    if reply is not None:
-        assert request.sender is None
-        return reply
-    return request.sender.replies.get(timeout=10)
+from cascade_router import Walk
 
 
 def counted(server, family, label):
@@ -90,22 +20,6 @@ def counted(server, family, label):
         if name == family:
             sums[dict(labels)[label]] += n
     return dict(sums)
-
-
-def with_costs(folder, costs):
-    tiers = tuple(dataclasses.replace(tier, cost_ms=costs[tier.name]) for tier in policy().tiers)
-    (folder / "1/policy.json").write_text(dataclasses.replace(policy(), tiers=tiers).to_json())
-
-
-def onnx_that_repeats(path):
-    """Write an expert whose logits are its input."""
-    tensors = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in ("X", "LOGITS")
-    ]
-    node = helper.make_node("Identity", ["X"], ["LOGITS"])
-    graph = helper.make_graph([node], "same", tensors[:1], tensors[1:])
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
 
 
 def test_mixed_requests_are_answered_as_the_oracle_says(router, server):
@@ -425,72 +339,3 @@ def test_a_new_policy_brings_its_costs_along(server, folder):
     model.finalize()
 
     assert tiers[-1] == [[1]]
-
-
-def test_the_first_expert_runs_in_the_router_where_it_lies_there(server, folder):
-    """No call of its model; what it decides and what it sends up is as before."""
-    (folder / "1/experts").mkdir()
-    onnx_that_repeats(folder / "1/experts/small.onnx")
-    model = start(folder, expert_here="small")
-    rows = [[9, 0, 0], [0.4, 0, 0]]
-    requests = [Request({"X": np.array([r], dtype=np.float32)}) for r in rows]
-
-    answers = [final(q, r) for q, r in zip(requests, model.execute(requests), strict=True)]
-    model.finalize()
-
-    assert [a.output("TIER").tolist() for a in answers] == [[[0]], [[1]]]
-    assert server.calls == [("c_middle", 1)]
-
-
-def test_a_missing_expert_beside_the_router_is_named(server, folder):
-    """The router does not load without the file that the config promises."""
-    with pytest.raises(PolicyError, match=r"small\.onnx: cannot be opened"):
-        start(folder, expert_here="small")
-
-
-def test_a_policy_for_other_experts_is_refused(server, folder):
-    """The router does not load when an expert was rebuilt after calibration."""
-    manifest = json.loads((folder / "1/manifest.json").read_text())
-    manifest["experts"][1]["digest"] = "sha256:rebuilt"
-    (folder / "1/manifest.json").write_text(json.dumps(manifest))
-
-    with pytest.raises(PolicyError, match="tier 'middle' was calibrated as sha256:middle"):
-        start(folder)
-
-
-def pinned(folder, **options):
-    """Have the manifest name a version of every expert, and options of the router."""
-    path = folder / "1" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    for version, expert in enumerate(manifest["experts"], start=4):
-        expert["version"] = version
-    path.write_text(json.dumps(manifest | {"router": options}))
-
-
-def test_each_expert_is_called_in_the_version_that_the_manifest_names(server, folder):
-    """While one version takes over from another, no row sees experts of both."""
-    pinned(folder)
-    router = start(folder)
-    unsure = Request({"X": np.array([[0.1, 0.0, 0.0]], dtype=np.float32)})
-
-    (reply,) = router.execute([unsure])
-    final(unsure, reply)
-    router.finalize()
-
-    called = {
-        (model, version) for (model, _), version in zip(server.calls, server.versions, strict=True)
-    }
-    assert called == {("c_small", 4), ("c_middle", 5), ("c_large", 6)}
-
-
-def test_options_beside_a_version_are_its_own(server, folder):
-    """What the config says is for versions whose manifest says nothing."""
-    pinned(folder, abstain_below="0.99")
-    router = start(folder, abstain_below="0.0")
-    unsure = Request({"X": np.array([[0.1, 0.0, 0.0]], dtype=np.float32)})
-
-    (reply,) = router.execute([unsure])
-    answer = final(unsure, reply)
-    router.finalize()
-
-    assert answer.output("LABEL").tolist() == [[-1]]
